@@ -68,7 +68,9 @@ class ReservationNotActive(DomainError):
 
     def __init__(self, reservation_id: str, state: str, wanted: str) -> None:
         super().__init__(
-            f"reservation {reservation_id} is {state}: it cannot be {wanted}", reservation_id=reservation_id, state=state
+            f"reservation {reservation_id} is {state}: it cannot be {wanted}",
+            reservation_id=reservation_id,
+            state=state,
         )
 
 
@@ -114,16 +116,16 @@ class ItemDiscontinued(DomainError):
     code = "discontinued"
 
     def __init__(self, sku: str, warehouse: str) -> None:
-        super().__init__(
-            f"{sku} at {warehouse} is discontinued: it is not restocked", sku=sku, warehouse=warehouse
-        )
+        super().__init__(f"{sku} at {warehouse} is discontinued: it is not restocked", sku=sku, warehouse=warehouse)
 
 
 class DuplicateReservation(DomainError):
     code = "duplicate-reservation"
 
     def __init__(self, reservation_id: str, state: str, why: str) -> None:
-        super().__init__(f"reservation {reservation_id} exists already {why}", reservation_id=reservation_id, state=state)
+        super().__init__(
+            f"reservation {reservation_id} exists already {why}", reservation_id=reservation_id, state=state
+        )
 
 
 class VersionMismatch(DomainError):

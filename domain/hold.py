@@ -113,9 +113,7 @@ class Hold(msgspec.Struct, frozen=True, omit_defaults=True):
         """The hold with a due part shown as expired, as every read shows it."""
         if not self.is_due(now):
             return self
-        return self.release(
-            self.active, Bucket.RESERVED, ReleaseReason.EXPIRED, EXPIRY_ACTOR, self.version, now
-        )
+        return self.release(self.active, Bucket.RESERVED, ReleaseReason.EXPIRED, EXPIRY_ACTOR, self.version, now)
 
 
 def overall_status(holds: Iterable[Hold]) -> ReservationStatus:

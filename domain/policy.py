@@ -33,7 +33,7 @@ class PolicyPatch(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknow
     low_stock_threshold: Count | UnsetType = UNSET
     reorder_point: Count | UnsetType = UNSET
     reorder_quantity: Quantity | UnsetType = UNSET
-    max_stock_level: Count | None | UnsetType = UNSET
+    max_stock_level: Count | UnsetType | None = UNSET
     backorder_limit: Count | UnsetType = UNSET
     hold_ttl_s: TtlSeconds | UnsetType = UNSET
     on_shortage: OnShortage | UnsetType = UNSET

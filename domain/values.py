@@ -1,7 +1,7 @@
-"""Types that carry their limits: identifiers, quantities, texts and coordinates.
+r"""Types that carry their limits: identifiers, quantities, texts and coordinates.
 
 Each is an annotated builtin, so that the same definition validates a request body, documents it
-in OpenAPI and types the code. Patterns end in ``$(?!\\n)`` because Python's ``$`` also matches
+in OpenAPI and types the code. Patterns end in ``$(?!\n)`` because Python's ``$`` also matches
 before a trailing newline.
 """
 
@@ -37,7 +37,6 @@ Latitude = Annotated[float, Meta(ge=-90, le=90)]
 Longitude = Annotated[float, Meta(ge=-180, le=180)]
 Priority = Annotated[int, Meta(ge=1, le=1_000_000)]
 Metadata = dict[str, Any]
-
 
 
 class HoldKind(StrEnum):
