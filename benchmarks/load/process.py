@@ -1,0 +1,56 @@
+"""Starts load processes and reads their results."""
+
+import subprocess
+import sys
+
+import msgspec
+
+from benchmarks.load.plan import LoadResult, Plan
+
+_GRACE_S = 120.0
+
+
+class LoadFailedError(Exception):
+    """The load process gave up; its last words are the message."""
+
+
+class RunningLoad:
+    """A load process at work; `result()` waits for its end."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._seconds_max = (plan.seconds or 600.0) + _GRACE_S
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "benchmarks.load"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        assert self._process.stdin is not None
+        self._process.stdin.write(msgspec.json.encode(plan))
+        self._process.stdin.close()
+        self._process.stdin = None
+
+    def result(self) -> LoadResult:
+        """Raises LoadFailedError."""
+        try:
+            output, errors = self._process.communicate(timeout=self._seconds_max)
+        except subprocess.TimeoutExpired as error:
+            self.stop()
+            raise LoadFailedError(f"no result within {self._seconds_max:.0f} s") from error
+        if self._process.returncode:
+            raise LoadFailedError(errors.decode(errors="replace").strip().rpartition("\n")[2])
+        return msgspec.json.decode(output, type=LoadResult)
+
+    def stop(self) -> None:
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.wait()
+
+
+def run_load(plan: Plan) -> LoadResult:
+    """Raises LoadFailedError."""
+    load = RunningLoad(plan)
+    try:
+        return load.result()
+    finally:
+        load.stop()
