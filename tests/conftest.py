@@ -1,0 +1,105 @@
+"""Real servers for the tests that ask for them; the unit tier asks for none.
+
+    servers             one PostgreSQL and one Valkey for the session, in a temporary folder, stopped at its end
+    database_url        a fresh database for this test, with every migration applied
+    module_database_url the same for a module of tests that share it
+    empty_database_url  a fresh database without anything in it
+    redis_url           an emptied Valkey database for this test
+    data_dir            a folder for a stack of the test's own
+
+The session's servers forget what they know when the machine crashes (fsync is off). A test that kills servers and then
+looks at what is left starts its own: `with embedded_servers(data_dir) as urls:`.
+"""
+
+import itertools
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+from psycopg import sql
+
+from infra.embedded.servers import ServerUrls, embedded_servers
+from infra.migrations.runner import EVENT_STORE, READ_MODEL, migrate
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def servers() -> Iterator[ServerUrls]:
+    folder = Path(tempfile.mkdtemp(prefix="stockhold-test-"))
+    try:
+        with embedded_servers(folder, durable=False) as urls:
+            yield urls
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def template_database(servers: ServerUrls) -> str:
+    """Name of a database with every migration applied: copying it takes milliseconds, migrating does not."""
+    name = "template_migrated"
+    _administer(servers, sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    url = _database(servers, name)
+    migrate(url, EVENT_STORE)
+    migrate(url, READ_MODEL)
+    return name
+
+
+@pytest.fixture
+def database_url(servers: ServerUrls, template_database: str) -> Iterator[str]:
+    with _fresh_database(servers, template_database) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def module_database_url(servers: ServerUrls, template_database: str) -> Iterator[str]:
+    with _fresh_database(servers, template_database) as url:
+        yield url
+
+
+@pytest.fixture
+def empty_database_url(servers: ServerUrls) -> Iterator[str]:
+    with _fresh_database(servers, "template1") as url:
+        yield url
+
+
+@pytest.fixture
+def redis_url(servers: ServerUrls) -> str:
+    with redis.Redis.from_url(servers.redis_url) as client:
+        client.flushdb()
+    return servers.redis_url
+
+
+@pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """Outside pytest's own temporary folder, which keeps the last three runs: clusters are large."""
+    folder = Path(tempfile.mkdtemp(prefix="stockhold-test-"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def _fresh_database(servers: ServerUrls, template: str) -> Iterator[str]:
+    name = f"test_{next(_numbers)}"
+    _administer(
+        servers, sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+    )
+    try:
+        yield _database(servers, name)
+    finally:
+        # FORCE: a test that failed may have left connections behind, and must not make the next one fail as well.
+        _administer(servers, sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(name)))
+
+
+def _database(servers: ServerUrls, name: str) -> str:
+    return servers.event_store_url.rpartition("/")[0] + "/" + name
+
+
+def _administer(servers: ServerUrls, statement: sql.Composed) -> None:
+    with psycopg.connect(servers.event_store_url, autocommit=True) as connection:
+        connection.execute(statement)
