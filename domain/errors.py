@@ -142,3 +142,14 @@ class IdempotencyKeyReused(DomainError):
 
     def __init__(self, key: str) -> None:
         super().__init__("this idempotency key was used for another request", idempotency_key=key)
+
+
+class SweepNeeded(Exception):
+    """Not a refusal: more due holds stand before this decision than one command may release.
+
+    ``stream`` must be swept first, in commands of its own; then the decision is taken again.
+    """
+
+    def __init__(self, stream: str) -> None:
+        super().__init__(f"{stream} must be swept first")
+        self.stream = stream

@@ -10,6 +10,7 @@ from datetime import datetime
 import msgspec
 from msgspec.structs import replace
 
+from domain.events import Committed, Extended, HoldEvent, Released, Reserved, Shipped
 from domain.values import Bucket, ReleaseReason, ReservationStatus
 
 EXPIRY_ACTOR = "stockhold"
@@ -136,3 +137,31 @@ def overall_status(holds: Iterable[Hold]) -> ReservationStatus:
     if expired:
         return ReservationStatus.EXPIRED
     return ReservationStatus.CANCELLED if cancelled else ReservationStatus.RELEASED
+
+
+def fold_hold(hold: Hold | None, event: HoldEvent, sku: str, warehouse: str) -> Hold:
+    """``hold`` after ``event``; only ``Reserved`` finds none before it."""
+    version, at = event.originator_version, event.timestamp
+    if isinstance(event, Reserved):
+        assert hold is None, f"{event.reservation_id} holds {sku} at {warehouse} already"
+        return Hold(
+            reservation_id=event.reservation_id,
+            order_id=event.order_id,
+            sku=sku,
+            warehouse=warehouse,
+            version=version,
+            active=event.quantity,
+            expires_at=event.expires_at,
+        )
+    assert hold is not None, f"{event.reservation_id} holds no {sku} at {warehouse}"
+    match event:
+        case Committed():
+            return hold.commit(event.quantity, version, at)
+        case Released():
+            return hold.release(event.quantity, event.bucket, event.reason, event.origin.actor, version, at)
+        case Extended():
+            return hold.extend(event.expires_at, version)
+        case Shipped():
+            return hold.ship(event.quantity, event.tracking, version, at)
+        case _:
+            raise TypeError(f"{type(event).__name__} does nothing to a hold")

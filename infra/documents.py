@@ -15,6 +15,7 @@ from domain.errors import Shortage
 from domain.events import RequestedLine
 from domain.hold import Hold, Shipment, overall_status
 from domain.policy import Policy, stock_status
+from domain.reservation import ReservationHeader
 from domain.values import (
     Address,
     HoldKind,
@@ -165,20 +166,6 @@ class ReservationDocument(msgspec.Struct, frozen=True):
     release_reason: ReleaseReason | None
     lines: list[LineDocument]
     shortages: Sequence[Shortage]
-
-
-class ReservationHeader(msgspec.Struct, frozen=True):
-    """What is said of a reservation once, when it is made."""
-
-    reservation_id: str
-    order_id: str
-    kind: HoldKind
-    customer_ref: str | None
-    lines: tuple[RequestedLine, ...]
-    shortages: tuple[Shortage, ...]
-    created_at: datetime
-    created_by: str
-    digest: str
 
 
 def reservation_document(header: ReservationHeader, holds: Iterable[Hold], now: datetime) -> ReservationDocument:

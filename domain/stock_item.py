@@ -1,0 +1,510 @@
+"""The aggregate that decides about stock: one SKU at one warehouse.
+
+Every decision is a method: guards that read as prose, then one event. Quantities are units; ``now``
+is the caller's (the database's clock), never read here. An item that was never registered is a
+``StockItem`` at version 0.
+"""
+
+from collections.abc import Sequence
+from datetime import date, datetime
+from decimal import Decimal
+from typing import ClassVar, Self
+
+import msgspec
+from msgspec.structs import replace
+
+from domain.aggregate import Aggregate
+from domain.errors import (
+    CapacityExceeded,
+    InsufficientStock,
+    ItemDiscontinued,
+    QuantityOutOfRange,
+    Shortage,
+    SweepNeeded,
+    UnknownStockItem,
+    VersionMismatch,
+)
+from domain.events import (
+    Adjusted,
+    Allocated,
+    Committed,
+    Counted,
+    Damaged,
+    Discontinued,
+    Event,
+    Extended,
+    HoldEvent,
+    Origin,
+    PolicyChanged,
+    Registered,
+    Reinstated,
+    Released,
+    Repaired,
+    ReservationRequest,
+    Reserved,
+    Restocked,
+    Returned,
+    Shipped,
+    WrittenOff,
+)
+from domain.expiry import ExpiryQueue
+from domain.figures import Figures, fold_figures
+from domain.hold import Hold, fold_hold
+from domain.policy import Policy, PolicyPatch
+from domain.values import (
+    MAX_QUANTITY,
+    AdjustmentReason,
+    Bucket,
+    Condition,
+    HoldKind,
+    ReleaseReason,
+    split_stock_stream,
+    stock_stream,
+)
+
+
+class StockItemState(msgspec.Struct, frozen=True):
+    """A snapshot: everything that a level shows, the policy, and the open holds."""
+
+    STATE_VERSION: ClassVar[int] = 1
+
+    figures: Figures
+    created_on: datetime
+    modified_on: datetime
+    holds: list[Hold]
+
+
+class Part(msgspec.Struct, frozen=True, gc=False):
+    """Which part of its command a hold event is; part 1 names the allocations of all."""
+
+    number: int = 1
+    of: int = 1
+    allocations: tuple[Allocated, ...] = ()
+
+
+WHOLE = Part()
+"""The only part of its command."""
+
+
+class _Undo(msgspec.Struct, frozen=True):
+    """What one event changed, in O(1): a failed append must leave nothing in memory."""
+
+    version: int
+    created_on: datetime
+    modified_on: datetime
+    figures: Figures
+    reservation_id: str | None
+    hold: Hold | None
+
+
+class StockItem(Aggregate):
+    """One SKU at one warehouse: its buckets, its policy and its open holds."""
+
+    sku: str
+    warehouse: str
+
+    @classmethod
+    def unregistered(cls, stream: str) -> Self:
+        """The item of ``stream`` before its first event: version 0, nothing there."""
+        item = cls.empty(stream)
+        item.sku, item.warehouse = split_stock_stream(stream)
+        item.figures = Figures()
+        item.holds = {}
+        item.changed_holds = {}
+        item._expiry = ExpiryQueue()
+        item._undo = []
+        return item
+
+    figures: Figures
+    holds: dict[str, Hold]
+    """Open holds by reservation, oldest first."""
+    changed_holds: dict[str, Hold]
+    """Holds as the pending events left them, closed ones too: the rows that the write-side index needs."""
+    _expiry: ExpiryQueue
+    _undo: list[_Undo]
+
+    # What there is -------------------------------------------------------------------------------
+
+    def at(self, now: datetime) -> datetime:
+        """``now``, but never before the item's last event; what has ended by then becomes due."""
+        moment = max(now, self._modified_on)
+        self._expiry.advance(moment, self.holds)
+        return moment
+
+    def due_units(self, now: datetime) -> int:
+        """Reserved units whose holds have ended by ``now`` without having been released."""
+        self.at(now)
+        return self._expiry.due_units
+
+    def promisable(self, now: datetime) -> int:
+        """How many units may be promised: available (due holds are free, no floor) plus the backorder limit."""
+        figures = self.figures
+        free = figures.on_hand - figures.reserved - figures.committed - figures.policy.safety_stock
+        return free + self.due_units(now) + figures.policy.backorder_limit
+
+    @property
+    def short(self) -> int:
+        """Units promised that are no longer there, beyond what the policy lets be promised without stock."""
+        figures = self.figures
+        promised = figures.reserved + figures.committed - self._expiry.due_units
+        return max(0, promised - figures.on_hand - figures.policy.backorder_limit)
+
+    # Receiving and correcting --------------------------------------------------------------------
+
+    def register(self, policy: Policy, origin: Origin, now: datetime) -> None:
+        """Begin the item's stream with the policy in force."""
+        self._trigger(Registered, now, origin, policy=policy)
+
+    def restock(
+        self,
+        quantity: int,
+        origin: Origin,
+        now: datetime,
+        *,
+        unit_cost: Decimal | None = None,
+        supplier: str | None = None,
+        lot: str | None = None,
+        expires_on: date | None = None,
+        received_on: date | None = None,
+    ) -> None:
+        """Receive ``quantity`` units for sale. Raises ItemDiscontinued, CapacityExceeded, QuantityOutOfRange."""
+        self._refuse_if_discontinued()
+        self.refuse_above_maximum(quantity, self.figures.policy)
+        self._refuse_overflow("on hand", self.figures.on_hand, quantity)
+        self._trigger(
+            Restocked,
+            now,
+            origin,
+            quantity=quantity,
+            unit_cost=unit_cost,
+            supplier=supplier,
+            lot=lot,
+            expires_on=expires_on,
+            received_on=received_on,
+        )
+
+    def adjust(self, delta: int, reason: AdjustmentReason, origin: Origin, now: datetime) -> None:
+        """Correct the units on hand; below the promises too: the world has the last word."""
+        if delta == 0:
+            return
+        self._refuse_more_than(f"{self.sku} on hand", -delta, self.figures.on_hand)
+        self._refuse_overflow("on hand", self.figures.on_hand, delta)
+        self._trigger(Adjusted, now, origin, delta=delta, reason=reason)
+
+    def count(self, counted: int, origin: Origin, now: datetime) -> None:
+        """Set the units on hand by a physical count."""
+        expected = self.figures.on_hand
+        self._trigger(Counted, now, origin, counted=counted, expected=expected, variance=counted - expected)
+
+    def damage(self, quantity: int, origin: Origin, now: datetime) -> None:
+        """Units on hand turn out not to be sellable."""
+        self._refuse_more_than(f"{self.sku} on hand", quantity, self.figures.on_hand)
+        self._trigger(Damaged, now, origin, quantity=quantity)
+
+    def repair(self, quantity: int, origin: Origin, now: datetime) -> None:
+        """Damaged units become sellable again."""
+        self._refuse_more_than(f"damaged {self.sku}", quantity, self.figures.damaged)
+        self._refuse_overflow("on hand", self.figures.on_hand, quantity)
+        self._trigger(Repaired, now, origin, quantity=quantity)
+
+    def write_off(self, quantity: int, origin: Origin, now: datetime) -> None:
+        """Damaged units leave for good."""
+        self._refuse_more_than(f"damaged {self.sku}", quantity, self.figures.damaged)
+        self._trigger(WrittenOff, now, origin, quantity=quantity)
+
+    def take_back(
+        self,
+        quantity: int,
+        condition: Condition,
+        origin: Origin,
+        now: datetime,
+        *,
+        order_id: str | None = None,
+        hold: Hold | None = None,
+        part: Part = WHOLE,
+    ) -> None:
+        """Units come back from a customer; ``hold`` is what they were shipped for, if that is known.
+
+        The caller has checked that the hold shipped as many. Raises QuantityOutOfRange on overflow.
+        """
+        self._refuse_overflow("returned", self.figures.returned + self.figures.on_hand, quantity)
+        if hold is None:
+            self._trigger(Returned, now, origin, quantity=quantity, condition=condition, order_id=order_id)
+            return
+        self._trigger(
+            Returned,
+            now,
+            origin,
+            quantity=quantity,
+            condition=condition,
+            order_id=hold.order_id,
+            reservation_id=hold.reservation_id,
+            part=part.number,
+            parts=part.of,
+            allocations=part.allocations,
+        )
+        if hold.reservation_id not in self.holds:  # closed: the aggregate no longer knows it, the index does
+            self.changed_holds[hold.reservation_id] = hold.take_back(quantity, self._version)
+
+    def change_policy(self, patch: PolicyPatch, origin: Origin, now: datetime) -> None:
+        """Change the thresholds that ``patch`` names; nothing is appended if that changes nothing."""
+        policy = patch.onto(self.figures.policy)
+        if policy != self.figures.policy:
+            self._trigger(PolicyChanged, now, origin, policy=policy)
+
+    def discontinue(self, origin: Origin, now: datetime) -> None:
+        """No more restocks; what is left sells through."""
+        if not self.figures.discontinued:
+            self._trigger(Discontinued, now, origin)
+
+    def reinstate(self, origin: Origin, now: datetime) -> None:
+        if self.figures.discontinued:
+            self._trigger(Reinstated, now, origin)
+
+    # Promising -----------------------------------------------------------------------------------
+
+    def due_for(self, quantity: int, now: datetime, limit: int) -> list[Hold]:
+        """The due holds, oldest first, that must be released before ``quantity`` units can be promised.
+
+        Raises SweepNeeded if those are more than ``limit``: one decision never pays for thousands.
+        """
+        missing = quantity - (self.promisable(now) - self._expiry.due_units)
+        if missing <= 0:
+            return []
+        found: list[Hold] = []
+        for reservation_id in self._expiry.due(limit):
+            found.append(self.holds[reservation_id])
+            missing -= found[-1].active
+            if missing <= 0:
+                return found
+        raise SweepNeeded(self._id)
+
+    def due_holds(self, limit: int, now: datetime) -> list[Hold]:
+        """Holds that have ended by ``now``, the longest overdue first, at most ``limit``."""
+        self.at(now)
+        return [self.holds[reservation_id] for reservation_id in self._expiry.due(limit)]
+
+    def newest_unpaid(self, units: int, limit: int) -> list[Hold]:
+        """The newest active holds that together make up ``units``, at most ``limit`` of them."""
+        found: list[Hold] = []
+        for hold in reversed(self.holds.values()):
+            if units <= 0 or len(found) == limit:
+                break
+            if hold.active:
+                found.append(hold)
+                units -= hold.active
+        return found
+
+    def reserve(
+        self,
+        reservation_id: str,
+        order_id: str,
+        quantity: int,
+        expires_at: datetime | None,
+        kind: HoldKind,
+        origin: Origin,
+        now: datetime,
+        part: Part = WHOLE,
+        request: ReservationRequest | None = None,
+    ) -> None:
+        """Promise ``quantity`` units. Raises InsufficientStock; what is due must have been released before."""
+        promisable = self.promisable(now)
+        if quantity > promisable - self._expiry.due_units:
+            raise InsufficientStock([Shortage(self.sku, quantity, max(0, promisable), self.warehouse)])
+        self._trigger(
+            Reserved,
+            now,
+            origin,
+            reservation_id=reservation_id,
+            order_id=order_id,
+            quantity=quantity,
+            expires_at=expires_at,
+            kind=kind,
+            part=part.number,
+            parts=part.of,
+            allocations=part.allocations,
+            request=request,
+        )
+
+    def commit(self, reservation_id: str, quantity: int, origin: Origin, now: datetime, part: Part = WHOLE) -> None:
+        """The order has paid: its active units become committed."""
+        self._trigger(
+            Committed,
+            now,
+            origin,
+            reservation_id=reservation_id,
+            quantity=quantity,
+            part=part.number,
+            parts=part.of,
+            allocations=part.allocations,
+        )
+
+    def release(
+        self,
+        reservation_id: str,
+        quantity: int,
+        bucket: Bucket,
+        reason: ReleaseReason,
+        origin: Origin,
+        now: datetime,
+        part: Part = WHOLE,
+    ) -> None:
+        """Give back active units, or cancel committed ones."""
+        self._trigger(
+            Released,
+            now,
+            origin,
+            reservation_id=reservation_id,
+            quantity=quantity,
+            bucket=bucket,
+            reason=reason,
+            part=part.number,
+            parts=part.of,
+            allocations=part.allocations,
+        )
+
+    def extend(
+        self, reservation_id: str, expires_at: datetime, origin: Origin, now: datetime, part: Part = WHOLE
+    ) -> None:
+        self._trigger(
+            Extended,
+            now,
+            origin,
+            reservation_id=reservation_id,
+            expires_at=expires_at,
+            part=part.number,
+            parts=part.of,
+            allocations=part.allocations,
+        )
+
+    def refuse_shipping(self, quantity: int) -> None:
+        """Raise InsufficientStock if fewer than ``quantity`` units are there to go out of the door."""
+        if quantity > self.figures.on_hand:
+            raise InsufficientStock([Shortage(self.sku, quantity, self.figures.on_hand, self.warehouse)])
+
+    def ship(
+        self,
+        reservation_id: str,
+        quantity: int,
+        tracking: str | None,
+        origin: Origin,
+        now: datetime,
+        part: Part = WHOLE,
+    ) -> None:
+        """Committed units leave the building. Raises InsufficientStock."""
+        self.refuse_shipping(quantity)
+        self._trigger(
+            Shipped,
+            now,
+            origin,
+            reservation_id=reservation_id,
+            quantity=quantity,
+            tracking=tracking,
+            part=part.number,
+            parts=part.of,
+            allocations=part.allocations,
+        )
+
+    # Guards --------------------------------------------------------------------------------------
+
+    def refuse_other_version(self, expected: int | None) -> None:
+        """Compare-and-set: raise VersionMismatch unless the item is at ``expected`` (None: any)."""
+        if expected is not None and expected != self._version:
+            raise VersionMismatch(self._id, expected, self._version)
+
+    def refuse_if_unregistered(self) -> None:
+        if not self._version:
+            raise UnknownStockItem(self.sku, self.warehouse)
+
+    def refuse_above_maximum(self, quantity: int, policy: Policy) -> None:
+        """Raise CapacityExceeded if ``quantity`` more units would go above the policy's maximum stock level."""
+        maximum = policy.max_stock_level
+        if maximum is not None and self.figures.on_hand + quantity > maximum:
+            raise CapacityExceeded(self.sku, self.warehouse, quantity, max(0, maximum - self.figures.on_hand))
+
+    def _refuse_if_discontinued(self) -> None:
+        if self.figures.discontinued:
+            raise ItemDiscontinued(self.sku, self.warehouse)
+
+    def _refuse_more_than(self, what: str, requested: int, remaining: int) -> None:
+        if requested > remaining:
+            raise QuantityOutOfRange(what, requested, remaining, sku=self.sku, warehouse=self.warehouse)
+
+    def _refuse_overflow(self, what: str, present: int, delta: int) -> None:
+        if present + delta > MAX_QUANTITY:
+            self._refuse_more_than(f"{self.sku} {what}", delta, MAX_QUANTITY - present)
+
+    # Events --------------------------------------------------------------------------------------
+
+    def _apply(self, event: Event) -> None:
+        self.figures = fold_figures(self.figures, event)
+        if isinstance(event, HoldEvent):
+            before = self.holds.get(event.reservation_id)
+            self._set_hold(before, fold_hold(before, event, self.sku, self.warehouse))
+        elif isinstance(event, Returned) and event.reservation_id in self.holds:
+            before = self.holds[event.reservation_id]
+            self._set_hold(before, before.take_back(event.quantity, event.originator_version))
+
+    def _remember(self, event: Event) -> None:
+        reservation_id = event.reservation_id if isinstance(event, HoldEvent | Returned) else None
+        hold = self.holds.get(reservation_id) if reservation_id else None
+        self._undo.append(_Undo(self._version, self._created_on, self._modified_on, self.figures, reservation_id, hold))
+
+    def accept(self) -> None:
+        """The pending events are in the log: forget how to undo them."""
+        self.new_events.clear()
+        self._undo.clear()
+        self.changed_holds.clear()
+
+    def undo(self) -> None:
+        """The pending events did not reach the log: go back to before the first of them."""
+        for undo in reversed(self._undo):
+            self._version, self.figures = undo.version, undo.figures
+            self._created_on, self._modified_on = undo.created_on, undo.modified_on
+            if undo.reservation_id:
+                self._restore(undo.reservation_id, undo.hold)
+        self.accept()
+
+    def _restore(self, reservation_id: str, hold: Hold | None) -> None:
+        present = self.holds.pop(reservation_id, None)
+        if present is not None:
+            self._expiry.changed(present, replace(present, active=0), self.holds)
+        if hold is not None:
+            self.holds[reservation_id] = hold
+            if hold.active and hold.expires_at:
+                self._expiry.enqueue(hold, self.holds)
+
+    def _set_hold(self, before: Hold | None, after: Hold) -> None:
+        if after.is_open:
+            self.holds[after.reservation_id] = after
+        else:
+            self.holds.pop(after.reservation_id, None)
+        self._expiry.changed(before, after, self.holds)
+        self.changed_holds[after.reservation_id] = after
+
+    # Snapshots -----------------------------------------------------------------------------------
+
+    def to_state(self) -> StockItemState:
+        """Everything that a later :meth:`from_state` needs."""
+        return StockItemState(self.figures, self._created_on, self._modified_on, list(self.holds.values()))
+
+    @classmethod
+    def from_state(cls, stream: str, version: int, state: StockItemState) -> Self:
+        """The item of ``stream`` as it was at ``version``."""
+        item = cls.unregistered(stream)
+        item._version, item.figures = version, state.figures
+        item._created_on, item._modified_on = state.created_on, state.modified_on
+        item.holds = {hold.reservation_id: hold for hold in state.holds}
+        for hold in state.holds:
+            if hold.active and hold.expires_at:
+                item._expiry.enqueue(hold, item.holds)
+        return item
+
+    @classmethod
+    def fold(cls, sku: str, warehouse: str, events: Sequence[Event]) -> Self:
+        """The item after ``events``, the whole of its stream from version 1."""
+        item = cls.unregistered(stock_stream(sku, warehouse))
+        for event in events:
+            item.evolve(event)
+        item.accept()
+        return item
