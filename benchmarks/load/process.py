@@ -5,13 +5,10 @@ import sys
 
 import msgspec
 
+from benchmarks.errors import LoadFailedError
 from benchmarks.load.plan import LoadResult, Plan
 
 _GRACE_S = 120.0
-
-
-class LoadFailedError(Exception):
-    """The load process gave up; its last words are the message."""
 
 
 class RunningLoad:

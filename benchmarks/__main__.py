@@ -1,0 +1,5 @@
+"""`python -m benchmarks` is `stockhold bench`."""
+
+from benchmarks.command import main
+
+main()

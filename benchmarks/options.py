@@ -1,0 +1,40 @@
+"""What one run of the bench is asked to do."""
+
+import msgspec
+
+
+class Process(msgspec.Struct, frozen=True):
+    """A process of the stack, as `stockhold up --json` names it."""
+
+    name: str
+    pid: int
+
+
+class StackFacts(msgspec.Struct, frozen=True):
+    """The line that `stockhold up --json` prints; `processes` is empty for a stack that is known by its URLs only."""
+
+    command_url: str
+    event_store_url: str
+    read_url: str = ""
+    read_model_url: str = ""
+    redis_url: str = ""
+    processes: tuple[Process, ...] = ()
+
+    def pids(self, prefix: str) -> list[int]:
+        """Of the processes whose names start with `prefix`."""
+        return [process.pid for process in self.processes if process.name.startswith(prefix)]
+
+
+class Options(msgspec.Struct, frozen=True):
+    """`seconds` per round, `rounds` per side and case, `items` on the shelves of the cold cases.
+
+    `attached`: measure this running stack instead of starting one; cases that need a restart are then left out.
+    `full`: the million-event variants too (minutes).
+    """
+
+    cases: tuple[str, ...] = ()
+    seconds: float = 5.0
+    rounds: int = 3
+    items: int = 50_000
+    full: bool = False
+    attached: StackFacts | None = None

@@ -1,0 +1,139 @@
+"""What a run found: one JSON object, one table on the terminal, one table in the docs."""
+
+import msgspec
+from rich.console import Console
+from rich.table import Table
+
+_PLAIN_BELOW = 100
+
+
+class CaseResult(msgspec.Struct, omit_defaults=True):
+    """One line of the table. `ours` and `opponent` in `unit`; `ratio` is the median over the rounds' own ratios.
+
+    `met`: None where the target is not a number that this run could decide.
+    """
+
+    case: str
+    title: str
+    unit: str
+    target: str
+    ours: float
+    p50_ms: float | msgspec.UnsetType = msgspec.UNSET
+    p99_ms: float | msgspec.UnsetType = msgspec.UNSET
+    opponent: float | msgspec.UnsetType = msgspec.UNSET
+    opponent_name: str = ""
+    opponent_p99_ms: float | msgspec.UnsetType = msgspec.UNSET
+    ratio: float | msgspec.UnsetType = msgspec.UNSET
+    ratio_spread: tuple[float, float] | msgspec.UnsetType = msgspec.UNSET
+    met: bool | None = None
+    note: str = ""
+
+
+class Floor(msgspec.Struct):
+    """A requirement of the service in absolute numbers."""
+
+    floor: str
+    value: float
+    target: str
+    unit: str
+    met: bool
+
+
+class Machine(msgspec.Struct):
+    """Where the figures come from. `client_us_per_request`: what the load generator itself burns, of the same cores."""
+
+    cores: int
+    cpu: str
+    python: str
+    postgres: str
+    load_generator: str
+    client_us_per_request: float
+    load_average_before: float
+    seconds: float
+    rounds: int
+    items: int
+
+
+class Report(msgspec.Struct):
+    """`oversold`: units promised beyond the stock, over all sell-out checks; anything but 0 is a failed run."""
+
+    machine: Machine
+    cases: list[CaseResult] = msgspec.field(default_factory=list)
+    floors: list[Floor] = msgspec.field(default_factory=list)
+    oversold: int = 0
+
+    def to_json(self) -> str:
+        """One line: `cases`, `floors`, `oversold`, and the machine's facts beside them."""
+        document = {"cases": self.cases, "floors": self.floors, "oversold": self.oversold}
+        return msgspec.json.encode(document | msgspec.structs.asdict(self.machine)).decode()
+
+
+def number(value: float | msgspec.UnsetType | None) -> str:
+    """For people: three significant digits below a hundred, whole numbers with thousands separators above."""
+    if value is None or isinstance(value, msgspec.UnsetType):
+        return ""
+    if abs(value) < _PLAIN_BELOW:
+        return f"{value:.3g}"
+    return f"{value:,.0f}"
+
+
+def _verdict(met: bool | None) -> str:
+    return {True: "met", False: "MISSED", None: ""}[met]
+
+
+_CASE_HEADINGS = ("case", "what", "ours", "opponent", "unit", "ratio", "p50 ms", "p99 ms", "their p99 ms", "target", "")
+_FLOOR_HEADINGS = ("floor", "seen", "unit", "target", "")
+
+
+def _case_cells(case: CaseResult) -> tuple[str, ...]:
+    spread = case.ratio_spread
+    ratio = number(case.ratio)
+    if not isinstance(spread, msgspec.UnsetType):
+        ratio += f" ({number(spread[0])}-{number(spread[1])})"
+    opponent = f"{number(case.opponent)} {case.opponent_name}".strip()
+    figures = (case.unit, ratio, number(case.p50_ms), number(case.p99_ms), number(case.opponent_p99_ms))
+    return (case.case, case.title, number(case.ours), opponent, *figures, case.target, _verdict(case.met))
+
+
+def _floor_cells(floor: Floor) -> tuple[str, ...]:
+    return (floor.floor, number(floor.value), floor.unit, floor.target, _verdict(floor.met))
+
+
+def describe(machine: Machine) -> str:
+    return (
+        f"{machine.cores} cores ({machine.cpu}), Python {machine.python}, PostgreSQL {machine.postgres}, "
+        f"fsync and synchronous_commit on; client: {machine.load_generator}, "
+        f"{machine.client_us_per_request:.1f} µs of the same cores per request; "
+        f"{machine.rounds} alternating rounds of {machine.seconds:g} s; {machine.items:,} items; "
+        f"load average before: {machine.load_average_before:.2f}"
+    )
+
+
+def print_tables(report: Report, console: Console) -> None:
+    for headings, rows in _tables(report):
+        table = Table(*headings)
+        for row in rows:
+            table.add_row(*row, style="red" if row[-1] == _verdict(met=False) else "")
+        console.print(table)
+    for case in report.cases:
+        if case.note:
+            console.print(f"{case.case}: {case.note}", highlight=False, soft_wrap=True)
+    console.print(describe(report.machine), highlight=False, soft_wrap=True)
+
+
+def to_markdown(report: Report) -> str:
+    parts = [describe(report.machine) + "."]
+    for headings, rows in _tables(report):
+        lines = [headings, tuple("---" for _ in headings), *rows]
+        parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
+    parts += [f"- **{case.case}** {case.note}" for case in report.cases if case.note]
+    return "\n\n".join(parts[:-1]) + ("\n\n" + parts[-1] if len(parts) > 1 else "") + "\n"
+
+
+def _tables(report: Report) -> list[tuple[tuple[str, ...], list[tuple[str, ...]]]]:
+    tables: list[tuple[tuple[str, ...], list[tuple[str, ...]]]] = [
+        (_CASE_HEADINGS, [_case_cells(case) for case in report.cases])
+    ]
+    if report.floors:
+        tables.append((_FLOOR_HEADINGS, [_floor_cells(floor) for floor in report.floors]))
+    return tables

@@ -1,0 +1,56 @@
+"""Runs the chosen cases, one after another, into a report."""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks.bench import Bench
+from benchmarks.errors import UnknownCaseError
+from benchmarks.machine import machine_facts, postgres_version
+from benchmarks.options import Options
+from benchmarks.registry import CASES
+from benchmarks.report import Report
+
+
+def run(options: Options) -> Report:
+    """Raises BenchFailedError (StackUnreachableError, LoadFailedError, PgbenchError): the run has no figures."""
+    names = chosen(options.cases)
+    with _progress(len(names)) as (say, advance), Bench(options, say) as bench:
+        say("measuring the load generator's own cost")
+        report = Report(machine_facts(options))
+        for name in names:
+            say(name)
+            report.cases += CASES[name](bench)
+            report.machine.postgres = report.machine.postgres or postgres_version(bench.facts.event_store_url)
+            advance()
+        report.floors, report.oversold = bench.floors, bench.oversold
+        return report
+
+
+def chosen(cases: tuple[str, ...]) -> list[str]:
+    """In the registry's order; all of them when none is named. Raises UnknownCaseError."""
+    unknown = [name for name in cases if name.upper() not in CASES]
+    if unknown:
+        raise UnknownCaseError(f"no such case: {', '.join(unknown)} (there are {', '.join(CASES)})")
+    wanted = {name.upper() for name in cases} or set(CASES)
+    return [name for name in CASES if name in wanted]
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[tuple[Callable[[str], None], Callable[[], None]]]:
+    """A way to say something and a way to move on: a bar on a terminal, plain lines elsewhere."""
+    if not sys.stderr.isatty():
+        yield (lambda text: print(text, file=sys.stderr, flush=True)), lambda: None
+        return
+    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("", total=total)
+
+        def say(text: str) -> None:
+            progress.update(task, description=text.strip())
+            progress.console.print(text, highlight=False)
+
+        yield say, lambda: progress.advance(task)
