@@ -27,7 +27,8 @@ class Hold(msgspec.Struct, frozen=True, omit_defaults=True):
     """Units of one stock item for one reservation, by what became of them.
 
     ``quantity`` = active + committed + shipped + released, always; ``returned`` of the shipped came back.
-    ``version`` is the stock item's after the last event that touched the hold.
+    ``version`` is the stock item's after the last event that touched the hold; ``part`` is the hold's place in
+    the order in which its reservation was allocated.
     """
 
     reservation_id: str
@@ -35,6 +36,7 @@ class Hold(msgspec.Struct, frozen=True, omit_defaults=True):
     sku: str
     warehouse: str
     version: int
+    part: int = 1
     active: int = 0
     committed: int = 0
     shipped: int = 0
@@ -150,6 +152,7 @@ def fold_hold(hold: Hold | None, event: HoldEvent, sku: str, warehouse: str) -> 
             sku=sku,
             warehouse=warehouse,
             version=version,
+            part=event.part,
             active=event.quantity,
             expires_at=event.expires_at,
         )
