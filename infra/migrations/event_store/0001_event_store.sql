@@ -34,8 +34,8 @@ CREATE TABLE snapshots (
 
 -- A restore raises the epoch: versions may then repeat with other content, and every view must be rebuilt.
 CREATE TABLE log_epoch (
-    only  boolean PRIMARY KEY DEFAULT true CHECK (only),
-    epoch bigint NOT NULL DEFAULT 1
+    singleton boolean PRIMARY KEY DEFAULT true CHECK (singleton),
+    epoch     bigint NOT NULL DEFAULT 1
 );
 INSERT INTO log_epoch DEFAULT VALUES;
 
@@ -108,3 +108,23 @@ CREATE TABLE refusals (
     problem    bytea NOT NULL
 );
 CREATE INDEX refusals_at_idx ON refusals (at);
+
+-- For what was decided on memory alone: fails (SQLSTATE SH409) unless, under the append lock, every stream that was
+-- read is still where it was, no warehouse has changed, and the decision is not older than the time it may wait.
+CREATE FUNCTION assert_unchanged(
+    streams text[], versions bigint[], warehouses_known bigint, decided_at timestamptz, age_max interval
+) RETURNS void LANGUAGE plpgsql STABLE AS $$
+BEGIN
+    IF clock_timestamp() - decided_at > age_max THEN
+        RAISE EXCEPTION 'decided % ago', clock_timestamp() - decided_at USING ERRCODE = 'SH409';
+    END IF;
+    IF EXISTS (SELECT FROM warehouses w WHERE w.changed > warehouses_known) THEN
+        RAISE EXCEPTION 'a warehouse has changed' USING ERRCODE = 'SH409';
+    END IF;
+    IF EXISTS (
+        SELECT FROM unnest(streams, versions) AS k (id, version)
+        JOIN stored_events e ON e.originator_id = k.id AND e.originator_version = k.version + 1
+    ) THEN
+        RAISE EXCEPTION 'a stream has grown' USING ERRCODE = 'SH409';
+    END IF;
+END $$;
