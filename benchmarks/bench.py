@@ -2,6 +2,7 @@
 
 import secrets
 import tempfile
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
@@ -12,7 +13,7 @@ from benchmarks.http import Client, address
 from benchmarks.items import WAREHOUSES, Items, warehouse_code
 from benchmarks.load.plan import LoadResult, Plan, Stream
 from benchmarks.load.process import RunningLoad, run_load
-from benchmarks.load.requests import Requests, Restock
+from benchmarks.load.requests import Availability, Requests, Restock
 from benchmarks.measure import Round
 from benchmarks.opponents.pgbench import Pgbench
 from benchmarks.options import Options, StackFacts
@@ -21,7 +22,8 @@ from benchmarks.stack import WHOLE, Parts, Stack
 
 ENDLESS_STOCK = 1_000_000_000
 _SETUP_USERS = 64
-_CREATED = 201
+_VISIBLE_S_MAX, _POLL_S = 120.0, 0.1
+_OK, _CREATED = 200, 201
 
 
 class Bench:
@@ -95,6 +97,16 @@ class Bench:
         client.close()
         return status == _CREATED
 
+    def wait_until_visible(self, items: Items) -> None:
+        """Until the read API knows the last of the items. Raises BenchFailedError after two minutes."""
+        self.say("waiting for the views")
+        client, deadline = Client(self.facts.read_url), time.monotonic() + _VISIBLE_S_MAX
+        while client.call("GET", f"/v1/availability/{items.sku(items.count - 1)}")[0] != _OK:
+            if time.monotonic() > deadline:
+                raise BenchFailedError(f"the views did not show the stock within {_VISIBLE_S_MAX:.0f} s")
+            time.sleep(_POLL_S)
+        client.close()
+
     def _create_warehouses(self) -> None:
         client = Client(self.facts.command_url)
         for number in range(WAREHOUSES):
@@ -108,9 +120,12 @@ class Bench:
         """Ids that begin with it meet no others."""
         return f"b{secrets.token_hex(4)}"
 
-    def stream(self, requests: Requests, name: str = "all", *, reads: bool = False, weight: float = 1.0) -> Stream:
-        host, port = address(self.facts.read_url if reads else self.facts.command_url)
-        return Stream(name, host, port, requests, weight)
+    def stream(
+        self, requests: Requests, name: str = "all", *, weight: float = 1.0, markers: dict[str, str] | None = None
+    ) -> Stream:
+        """To the server that such requests are for."""
+        host, port = address(self.facts.read_url if isinstance(requests, Availability) else self.facts.command_url)
+        return Stream(name, host, port, requests, weight, markers or {})
 
     def plan(self, *streams: Stream, users: int, seconds: float | None, rate: float | None = None) -> Plan:
         return Plan(run=self.fresh_name(), users=users, seconds=seconds, streams=streams, rate=rate)
@@ -120,6 +135,7 @@ class Bench:
         return run_load(self.plan(*streams, users=users, seconds=seconds or self.options.seconds, rate=rate))
 
     def start_load(self, *streams: Stream, users: int, seconds: float, rate: float | None = None) -> RunningLoad:
+        """In the background; for a `with` block."""
         return RunningLoad(self.plan(*streams, users=users, seconds=seconds, rate=rate))
 
     def run_to_end(self, requests: Requests, users: int) -> LoadResult:
@@ -134,9 +150,9 @@ class Bench:
             raise BenchFailedError(f"{name}: {stream.statuses}, {stream.failures} failures; {stream.last_refusal}")
         return result
 
-    def command_round(self, requests: Requests, users: int, seconds: float | None = None) -> Round:
-        """A closed loop of commands on the running stack; what was not answered 2xx does not count."""
-        meter = CpuMeter({process.name: process.pid for process in self.facts.processes})
+    def round(self, requests: Requests, users: int, seconds: float | None = None) -> Round:
+        """A closed loop on the running stack; what was not answered 2xx does not count."""
+        meter = CpuMeter.of(self.facts)
         result = self.load(self.stream(requests), users=users, seconds=seconds)
         stream = result.streams["all"]
         return Round(result.per_second("all"), stream.histogram(), describe_round(result, meter))

@@ -3,6 +3,9 @@
 import os
 import time
 from pathlib import Path
+from typing import Self
+
+from benchmarks.options import StackFacts
 
 _TICKS_PER_SECOND = os.sysconf("SC_CLK_TCK")
 
@@ -36,6 +39,10 @@ class CpuMeter:
         self._members = {name: family(pid) for name, pid in pids.items()}
         self._started = time.perf_counter()
         self._before = self._now()
+
+    @classmethod
+    def of(cls, facts: StackFacts) -> Self:
+        return cls({process.name: process.pid for process in facts.processes})
 
     def _now(self) -> dict[str, float]:
         return {name: sum(map(cpu_seconds, members)) for name, members in self._members.items()}

@@ -51,7 +51,7 @@ def w3_cart(bench: Bench) -> list[CaseResult]:
 
 
 def command_duel(bench: Bench, requests: Requests, script: str, users: int) -> Duel:
-    return duel_with_pgbench(bench, script, users, lambda seconds: bench.command_round(requests, users, seconds))
+    return duel_with_pgbench(bench, script, users, lambda seconds: bench.round(requests, users, seconds))
 
 
 def duel_with_pgbench(bench: Bench, script: str, users: int, ours: Callable[[float], Round]) -> Duel:
@@ -62,12 +62,13 @@ def duel_with_pgbench(bench: Bench, script: str, users: int, ours: Callable[[flo
         opponent.round(script, users, _WARM_UP_S)
         return alternate(
             bench.options.rounds,
-            lambda: _said(bench, "ours", ours(bench.options.seconds)),
-            lambda: _said(bench, "pgbench", _pgbench_round(opponent, script, users, bench.options.seconds)),
+            lambda: said(bench, "ours", ours(bench.options.seconds)),
+            lambda: said(bench, "pgbench", _pgbench_round(opponent, script, users, bench.options.seconds)),
         )
 
 
-def _said(bench: Bench, side: str, measured: Round) -> Round:
+def said(bench: Bench, side: str, measured: Round) -> Round:
+    """The round as it is, with a word about it."""
     p99_ms = measured.latency.percentile_ms(99)
     bench.say(f"  {side}: {measured.per_second:,.0f}/s, p99 {p99_ms:.1f} ms  {measured.note}")
     return measured

@@ -1,6 +1,7 @@
 """The load process: a plan on standard input, its result on standard output."""
 
 import gc
+import signal
 import sys
 
 import msgspec
@@ -13,6 +14,7 @@ def main() -> None:
     client = LoadClient(msgspec.json.decode(sys.stdin.buffer.read(), type=Plan))
     # Nothing here makes cycles; a collection in the middle would be charged to the server as latency.
     gc.disable()
+    signal.signal(signal.SIGTERM, lambda *_: client.finish())
     sys.stdout.buffer.write(msgspec.json.encode(client.run()))
 
 

@@ -159,6 +159,10 @@ class LoadClient:
         streams = zip(self._plan.streams, self._tallies, strict=True)
         return LoadResult(seconds, cpu_seconds, {stream.name: tally.result() for stream, tally in streams})
 
+    def finish(self) -> None:
+        """Sends nothing more (from a signal handler)."""
+        self._deadline = min(self._deadline, time.perf_counter())
+
     def _run_closed(self) -> None:
         for user in self._users:
             self._send(user, time.perf_counter())

@@ -1,7 +1,9 @@
 """Starts load processes and reads their results."""
 
+import signal
 import subprocess
 import sys
+from typing import Self
 
 import msgspec
 
@@ -38,6 +40,17 @@ class RunningLoad:
             raise LoadFailedError(errors.decode(errors="replace").strip().rpartition("\n")[2])
         return msgspec.json.decode(output, type=LoadResult)
 
+    def finish_now(self) -> LoadResult:
+        """The result so far: nothing more is sent, what is on its way is waited for. Raises LoadFailedError."""
+        self._process.send_signal(signal.SIGTERM)
+        return self.result()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
     def stop(self) -> None:
         if self._process.poll() is None:
             self._process.kill()
@@ -46,8 +59,5 @@ class RunningLoad:
 
 def run_load(plan: Plan) -> LoadResult:
     """Raises LoadFailedError."""
-    load = RunningLoad(plan)
-    try:
+    with RunningLoad(plan) as load:
         return load.result()
-    finally:
-        load.stop()

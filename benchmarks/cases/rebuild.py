@@ -1,0 +1,79 @@
+"""P3: every view made again from the log, while the old ones go on being read."""
+
+import os
+import subprocess
+import sys
+import time
+
+import psycopg
+
+from benchmarks.bench import Bench, describe_round
+from benchmarks.cpu import CpuMeter
+from benchmarks.errors import BenchFailedError
+from benchmarks.load.plan import LoadResult
+from benchmarks.load.requests import Availability, ReserveBatch
+from benchmarks.options import StackFacts
+from benchmarks.report import CaseResult
+
+_RATE = 50_000.0
+_FULL_EVENTS, _BATCH, _MAKERS = 1_000_000, 500, 4
+_READ_RATE, _READERS = 100.0, 4
+_REBUILD_S_MAX = 600.0
+_COUNT = "SELECT count(*) FROM stockhold.stored_events"
+
+
+def p3_rebuild(bench: Bench) -> list[CaseResult]:
+    facts = bench.use_stack()
+    items = bench.cold_items()
+    if bench.options.full and (missing := _FULL_EVENTS - _events(facts)) > 0:
+        bench.say(f"adding {missing:,} events to the log")
+        bench.finish("events", ReserveBatch(items, _BATCH, requests=-(-missing // _BATCH)), _MAKERS)
+    bench.wait_until_visible(items)
+    events, meter = _events(facts), CpuMeter.of(facts)
+    stream = bench.stream(Availability(items))
+    with bench.start_load(stream, users=_READERS, seconds=_REBUILD_S_MAX, rate=_READ_RATE) as readers:
+        seconds = _rebuild(facts)
+        load = readers.finish_now()
+    return [_result(events, seconds, load, describe_round(load, meter))]
+
+
+def _events(facts: StackFacts) -> int:
+    with psycopg.connect(facts.event_store_url) as connection:
+        row = connection.execute(_COUNT).fetchone()
+        return int(row[0]) if row else 0
+
+
+def _rebuild(facts: StackFacts) -> float:
+    """Seconds of `stockhold rebuild`, its start and the switch included. Raises BenchFailedError."""
+    urls = {
+        "STOCKHOLD_EVENT_STORE_URL": facts.event_store_url,
+        "STOCKHOLD_READ_MODEL_URL": facts.read_model_url,
+        "STOCKHOLD_REDIS_URL": facts.redis_url,
+    }
+    command = [sys.executable, "-m", "infra.cli.main", "rebuild", "--json"]
+    started = time.perf_counter()
+    run = subprocess.run(  # noqa: S603 - our own command and arguments
+        command, env=os.environ | urls, capture_output=True, text=True, timeout=_REBUILD_S_MAX, check=False
+    )
+    if run.returncode:
+        raise BenchFailedError(f"`stockhold rebuild` failed: {run.stderr[-2_000:].strip()}")
+    return time.perf_counter() - started
+
+
+def _result(events: int, seconds: float, load: LoadResult, spent: str) -> CaseResult:
+    reads = load.streams["all"]
+    uninterrupted = reads.failures == 0 and reads.succeeded == reads.requests
+    return CaseResult(
+        case="P3",
+        title=f"rebuild of every view from {events:,} events",
+        unit="events/s",
+        target="≥ 50,000 events/s, reads uninterrupted",
+        ours=events / seconds,
+        p50_ms=reads.histogram().percentile_ms(50),
+        p99_ms=reads.histogram().percentile_ms(99),
+        met=events / seconds >= _RATE and uninterrupted,
+        note=(
+            f"{seconds:.1f} s from start to end of the command; latencies are of {reads.succeeded:,} reads meanwhile, "
+            f"of which {reads.requests - reads.succeeded + reads.failures} failed; {spent}"
+        ),
+    )
