@@ -31,7 +31,8 @@ class ChildSpec:
 
     `prepare` runs before every start, `check_ready` (None: the child writes to STOCKHOLD_READY_FD) says when it works,
     and may block for a moment; both run in a thread. `after_ready` runs once each time it became ready, before anyone
-    is told. `log_path` takes its output; None: our standard error. Times in seconds.
+    is told. `needs` names children without which it cannot work: it is started when they are ready. `log_path` takes its
+    output; None: our standard error. Times in seconds.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ChildSpec:
     cwd: Path | None = None
     user: ServiceUser | None = None
     listen_socket: socket.socket | None = None
+    needs: tuple[str, ...] = ()
     prepare: Callable[[], None] = nothing
     check_ready: Callable[[], bool] | None = None
     after_ready: Callable[[], None] = nothing
@@ -61,6 +63,7 @@ class Child:
         self._ready_fd, ready_write = os.pipe()
         lifeline_read, self._lifeline_fd = os.pipe()
         os.set_blocking(self._ready_fd, False)
+        self._descriptors = [self._ready_fd, self._lifeline_fd]
         try:
             self._process = self._spawn(ready_write, lifeline_read)
         except BaseException:
@@ -132,23 +135,22 @@ class Child:
     def send_stop(self) -> None:
         self._process.send_signal(self.spec.stop_signal)
 
-    def kill(self) -> None:
-        """End it at once, and what it started in its session."""
+    def force(self) -> None:
+        """Order its end, and that of what it started in its session, without waiting for it."""
         if self.exit_code() is None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self.pid, signal.SIGKILL)
-        self._process.wait()
-        self._close()
 
-    def close(self) -> None:
-        """Free what is held for an ended child."""
+    def kill(self) -> None:
+        """End it at once if it still runs, and free what is held for it."""
+        self.force()
         self._process.wait()
         self._close()
 
     def _close(self) -> None:
-        for descriptor in (self._ready_fd, self._lifeline_fd):
-            with contextlib.suppress(OSError):
-                os.close(descriptor)
+        """Close each descriptor once: by a second time its number could be somebody else's."""
+        while self._descriptors:
+            os.close(self._descriptors.pop())
 
     def wait_ready(self) -> None:
         """Block until it is ready. Raises StartFailedError, and then it is not running any more."""

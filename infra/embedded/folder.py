@@ -142,6 +142,10 @@ class DataFolder:
             return None
         return facts
 
+    def holds_data(self) -> bool:
+        """Whether a stack has ever run in this folder."""
+        return (self.path / "lock").exists()
+
     def is_locked(self) -> bool:
         """Whether a stack runs in this folder now."""
         try:

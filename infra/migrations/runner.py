@@ -50,8 +50,8 @@ READ_MODEL = MigrationSet(files("infra.migrations") / "read_model", "stockhold_v
 def migrate(url: str, migration_set: MigrationSet) -> list[str]:
     """Bring the schema of `migration_set` up to date and return the names of the files applied now.
 
-    Several callers at once are fine: they take turns, file by file. Raises MigrationError; psycopg.Error if a file fails
-    (that file then has left nothing behind) or the server is away.
+    Several callers at once are fine: they take turns, file by file. Raises MigrationError, also for a file that fails
+    (which then has left nothing behind); psycopg.OperationalError if the server is away.
     """
     applied_now = []
     migrations = load(migration_set.folder)
@@ -97,7 +97,12 @@ def _apply(connection: psycopg.Connection, schema: str, migration: Migration) ->
                 f"{migration.name} has changed since it was applied to schema {schema}: add a new file"
             )
         return False
-    connection.execute(migration.text.encode())
+    try:
+        connection.execute(migration.text.encode())
+    except psycopg.OperationalError:
+        raise
+    except psycopg.Error as error:
+        raise MigrationError(f"{migration.name}: {error}") from error
     _use_schema(connection, schema)  # a file may have set another path
     connection.execute(
         "INSERT INTO migrations (number, name, digest) VALUES (%s, %s, %s)",

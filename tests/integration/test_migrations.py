@@ -64,7 +64,7 @@ def test_a_file_that_fails_leaves_nothing_behind_and_those_before_it_stay(
 ) -> None:
     paint = MigrationSet(folder, "paint")
     (folder / "0003_broken.sql").write_text("CREATE TABLE half (a int); SELECT * FROM nowhere;")
-    with pytest.raises(psycopg.errors.UndefinedTable):
+    with pytest.raises(MigrationError, match=r"0003_broken\.sql: .*nowhere"):
         migrate(empty_database_url, paint)
     assert rows(empty_database_url, "SELECT to_regclass('paint.half')") == [(None,)]
     assert rows(empty_database_url, "SELECT count(*) FROM paint.migrations") == [(2,)]

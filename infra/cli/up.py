@@ -1,0 +1,96 @@
+"""`stockhold up`: the whole stack on this machine until Ctrl-C."""
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from infra.cli.shared import EXIT_USAGE, JsonOption, Refusal, answer, load_settings
+
+if TYPE_CHECKING:
+    from infra.embedded.stack import StackInfo, StackOptions
+    from infra.embedded.supervisor import ProcessInfo
+
+
+def up(
+    data: Annotated[Path | None, typer.Option(help="Folder for the data. Default: in your state folder.")] = None,
+    host: Annotated[str, typer.Option(help="Address that the APIs listen on.")] = "127.0.0.1",
+    command_port: Annotated[int, typer.Option(min=0, max=65_535, help="Port of the command API; 0: any.")] = 8000,
+    read_port: Annotated[int, typer.Option(min=0, max=65_535, help="Port of the read API; 0: any.")] = 8001,
+    command_processes: Annotated[int, typer.Option(min=1, help="Processes behind the command API.")] = 1,
+    read_processes: Annotated[int, typer.Option(min=1, help="Processes behind the read API.")] = 1,
+    insecure_listen: Annotated[
+        bool,
+        typer.Option("--insecure-listen", help="Allow a --host that others can reach: there is no authentication."),
+    ] = False,
+    without: Annotated[
+        list[str] | None,
+        typer.Option(help="Leave out command-api, projector, sweeper or read-api (for benchmarks).", hidden=True),
+    ] = None,
+    json: JsonOption = False,
+) -> None:
+    """Run the whole stack on this machine until Ctrl-C.
+
+    PostgreSQL and Valkey are started too, each unless its address is in the environment: STOCKHOLD_EVENT_STORE_URL
+    (STOCKHOLD_READ_MODEL_URL if the views are to live elsewhere), STOCKHOLD_REDIS_URL.
+    """
+    from infra.embedded.folder import default_data_dir
+    from infra.embedded.ports import is_loopback
+    from infra.embedded.stack import ROLES, StackOptions
+    from infra.telemetry import configure_logging
+
+    if not insecure_listen and not is_loopback(host):
+        raise Refusal(
+            f"{host} can be reached from other machines and there is no authentication yet: add --insecure-listen"
+        )
+    unknown = set(without or ()) - set(ROLES)
+    if unknown:
+        raise Refusal(f"--without knows {', '.join(ROLES)}, not {', '.join(sorted(unknown))}", EXIT_USAGE)
+    settings = load_settings()
+    configure_logging("supervisor", settings.log_level)
+    options = StackOptions(
+        data_dir=data or default_data_dir(),
+        host=host,
+        command_port=command_port,
+        read_port=read_port,
+        command_processes=command_processes,
+        read_processes=read_processes,
+        roles=frozenset(ROLES) - set(without or ()),
+        event_store_url=settings.event_store_url,
+        read_model_url=settings.read_model_url,
+        redis_url=settings.redis_url,
+    )
+    asyncio.run(_run(options, as_json=json))
+
+
+async def _run(options: "StackOptions", *, as_json: bool) -> None:
+    from infra.embedded.stack import Stack
+
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def ordered_to_stop() -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    loop = asyncio.get_running_loop()
+    # SIGHUP as well: the terminal was closed.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, ordered_to_stop)
+
+    def ready(process: "ProcessInfo", url: str | None) -> None:
+        if not as_json:
+            print(f"{process.name:<16} ready  pid {process.pid:<8} {url or ''}".rstrip(), flush=True)
+
+    def is_up(info: "StackInfo") -> None:
+        answer(info.as_json(), _summary(info, options.data_dir), as_json=as_json)
+
+    await Stack(options, on_ready=ready, on_up=is_up).run(stop, hurry)
+
+
+def _summary(info: "StackInfo", data_dir: Path) -> str:
+    lines = ["", "Stockhold is up."]
+    for what, url in (("command API", info.command_url), ("read API", info.read_url)):
+        if url is not None:
+            lines.append(f"  {what:<12} {url}    (its documentation: {url}/docs)")
+    return "\n".join([*lines, f"  {'data':<12} {data_dir}", "Ctrl-C stops it.", ""])

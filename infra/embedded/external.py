@@ -1,0 +1,32 @@
+"""Servers that somebody else runs: are they there, and new enough?"""
+
+import psycopg
+import redis
+
+from infra.embedded.errors import StackError
+
+POSTGRES_OLDEST = 15
+REDIS_OLDEST = 7
+CONNECT_TIMEOUT_S = 10
+
+
+def check_postgres(setting: str, url: str) -> None:
+    """Raises StackError, which names the setting and not the URL: there is a password in it."""
+    try:
+        with psycopg.connect(url, connect_timeout=CONNECT_TIMEOUT_S) as connection:
+            version = connection.info.server_version // 10_000
+    except psycopg.Error as error:
+        raise StackError(f"no PostgreSQL at {setting}: {error}") from error
+    if version < POSTGRES_OLDEST:
+        raise StackError(f"PostgreSQL {version} at {setting} is too old: {POSTGRES_OLDEST} is the oldest that will do")
+
+
+def check_redis(setting: str, url: str) -> None:
+    """Raises StackError. Valkey calls itself Redis 7.2, whatever its own version is."""
+    try:
+        with redis.Redis.from_url(url, socket_timeout=CONNECT_TIMEOUT_S) as client:
+            version = str(client.info("server")["redis_version"])
+    except (redis.RedisError, ValueError) as error:
+        raise StackError(f"no Redis or Valkey at {setting}: {error}") from error
+    if int(version.partition(".")[0]) < REDIS_OLDEST:
+        raise StackError(f"Redis {version} at {setting} is too old: {REDIS_OLDEST} is the oldest that will do")

@@ -1,0 +1,283 @@
+"""The whole of Stockhold on one machine: servers, migrations, and the processes that do the work.
+
+`Stack.run` is the thing itself, on an event loop; `running_stack` puts it into a thread, for a command that needs a
+stack while it does something else.
+"""
+
+import asyncio
+import contextlib
+import dataclasses
+import functools
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+
+from infra.embedded.child import ChildSpec
+from infra.embedded.errors import StackError
+from infra.embedded.external import check_postgres, check_redis
+from infra.embedded.folder import DataFolder
+from infra.embedded.ports import LOOPBACK, free_server_port, listen
+from infra.embedded.postgres import PostgresServer
+from infra.embedded.servers import ServerUrls
+from infra.embedded.supervisor import ProcessInfo, RestartPolicy, Supervisor
+from infra.embedded.valkey import ValkeyServer
+from infra.migrations.runner import EVENT_STORE, READ_MODEL, MigrationError, migrate
+
+COMMAND_API, PROJECTOR, SWEEPER, READ_API = "command-api", "projector", "sweeper", "read-api"
+ROLES = (COMMAND_API, PROJECTOR, SWEEPER, READ_API)
+SERVERS = ("postgres", "valkey")
+ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (what it stands for, not what we listen on)
+# Longer than an API drains: the supervisor's patience must not end before the process's own.
+API_STOP_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True)
+class StackOptions:
+    """What to run. An empty URL: the embedded server; `read_model_url` empty: the event log's database. Port 0: any."""
+
+    data_dir: Path
+    host: str = LOOPBACK
+    command_port: int = 8000
+    read_port: int = 8001
+    command_processes: int = 1
+    read_processes: int = 1
+    roles: frozenset[str] = frozenset(ROLES)
+    event_store_url: str = ""
+    read_model_url: str = ""
+    redis_url: str = ""
+    environment: dict[str, str] = field(default_factory=dict)
+    policy: RestartPolicy = field(default_factory=RestartPolicy)
+
+
+@dataclass(frozen=True)
+class StackInfo:
+    """A stack that is up. The URL of an API that was left out is None."""
+
+    command_url: str | None
+    read_url: str | None
+    event_store_url: str
+    read_model_url: str
+    redis_url: str
+    processes: tuple[ProcessInfo, ...]
+
+    @property
+    def urls(self) -> ServerUrls:
+        return ServerUrls(self.event_store_url, self.read_model_url, self.redis_url)
+
+    def as_json(self) -> dict[str, Any]:
+        facts = dataclasses.asdict(self)
+        return {**facts, "processes": list(facts["processes"])}
+
+
+class Stack:
+    """One stack, run once. `on_ready` hears of every process that becomes ready, `on_up` once, when all are."""
+
+    def __init__(
+        self,
+        options: StackOptions,
+        *,
+        on_ready: Callable[[ProcessInfo, str | None], None] = lambda _process, _url: None,
+        on_up: Callable[[StackInfo], None] = lambda _info: None,
+    ) -> None:
+        self._options = options
+        self._on_ready = on_ready
+        self._on_up = on_up
+        self._folder = DataFolder(options.data_dir)
+        self._sockets: dict[str, socket.socket] = {}
+        self._urls = ServerUrls("", "", "")
+        self._up = False
+
+    async def run(self, stop: asyncio.Event, hurry: asyncio.Event | None = None) -> None:
+        """Run until `stop` is set; `hurry`, set after it, ends everything at once.
+
+        Returns, and raises, only when nothing runs any more. Raises StackError and its kin.
+        """
+        with contextlib.ExitStack() as held:
+            self._take_ports(held)
+            if self._needs_folder:
+                held.enter_context(self._folder.locked())
+            supervisor = self._supervisor = Supervisor(self._process_ready, self._options.policy)
+            ordered: asyncio.Task[Any] = asyncio.create_task(stop.wait())
+            failing: asyncio.Task[Any] = asyncio.create_task(supervisor.until_failure())
+            starting: asyncio.Task[Any] = asyncio.create_task(self._start())
+            try:
+                await asyncio.wait({starting, ordered, failing}, return_when=asyncio.FIRST_COMPLETED)
+                if starting.done() and not ordered.done():
+                    starting.result()
+                    self._is_up()
+                    await asyncio.wait({ordered, failing}, return_when=asyncio.FIRST_COMPLETED)
+                if failing.done():
+                    failing.result()
+            finally:
+                await self._wind_down({starting, ordered, failing}, hurry)
+
+    async def _wind_down(self, tasks: set[asyncio.Task[Any]], hurry: asyncio.Event | None) -> None:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        stopping = asyncio.create_task(self._supervisor.stop())
+        if hurry is not None:
+            impatient = asyncio.create_task(hurry.wait())
+            await asyncio.wait({stopping, impatient}, return_when=asyncio.FIRST_COMPLETED)
+            if not stopping.done():
+                self._supervisor.kill()
+            impatient.cancel()
+        await stopping
+
+    def _take_ports(self, held: contextlib.ExitStack) -> None:
+        """First of all, so that a port that is taken is told before anything was started."""
+        options = self._options
+        for role, port in ((COMMAND_API, options.command_port), (READ_API, options.read_port)):
+            if role in options.roles:
+                self._sockets[role] = held.enter_context(listen(options.host, port))
+
+    @property
+    def _embeds_postgres(self) -> bool:
+        return not self._options.event_store_url
+
+    @property
+    def _embeds_valkey(self) -> bool:
+        return not self._options.redis_url
+
+    @property
+    def _needs_folder(self) -> bool:
+        return self._embeds_postgres or self._embeds_valkey
+
+    async def _start(self) -> None:
+        await self._start_servers()
+        await asyncio.to_thread(_migrate, self._urls)
+        # Side by side, and in this order for the end: the doors close before what works behind them.
+        workers = [self._python_child(role, role) for role in (PROJECTOR, SWEEPER) if role in self._options.roles]
+        doors = [*self._door_children(COMMAND_API), *self._door_children(READ_API)]
+        await asyncio.gather(*(self._supervisor.start(group) for group in (workers, doors)))
+
+    async def _start_servers(self) -> None:
+        options = self._options
+        specs: list[ChildSpec] = []
+        event_store_url, redis_url = options.event_store_url, options.redis_url
+        if self._embeds_postgres:
+            postgres = PostgresServer(self._folder, free_server_port())
+            specs.append(postgres.spec())
+            event_store_url = postgres.url
+        if self._embeds_valkey:
+            valkey = ValkeyServer(self._folder, free_server_port())
+            specs.append(valkey.spec())
+            redis_url = valkey.url
+        self._urls = ServerUrls(event_store_url, options.read_model_url or event_store_url, redis_url)
+        await asyncio.to_thread(_check_external, options)
+        await self._supervisor.start(specs)
+
+    def _door_children(self, role: str) -> list[ChildSpec]:
+        options = self._options
+        if role not in options.roles:
+            return []
+        count = options.command_processes if role == COMMAND_API else options.read_processes
+        return [self._python_child(role, f"{role}-{number}") for number in range(1, count + 1)]
+
+    def _python_child(self, role: str, name: str) -> ChildSpec:
+        return ChildSpec(
+            name=name,
+            # -P: a folder called `domain` where the command was typed must not be taken for ours.
+            argv=[sys.executable, "-P", "-m", "infra.cli.main", "process", name],
+            env={
+                **self._options.environment,
+                "STOCKHOLD_PROCESS_NAME": name,
+                "STOCKHOLD_EVENT_STORE_URL": self._urls.event_store_url,
+                "STOCKHOLD_READ_MODEL_URL": self._urls.read_model_url,
+                "STOCKHOLD_REDIS_URL": self._urls.redis_url,
+            },
+            listen_socket=self._sockets.get(role),
+            needs=SERVERS,
+            stop_timeout_s=API_STOP_TIMEOUT_S,
+        )
+
+    def _process_ready(self, process: ProcessInfo) -> None:
+        role = process.name.rstrip("0123456789").rstrip("-")
+        self._on_ready(process, self._door_url(role))
+        if self._up:
+            self._write_running()
+
+    def _is_up(self) -> None:
+        self._up = True
+        self._write_running()
+        self._on_up(self.info())
+
+    def _write_running(self) -> None:
+        if self._needs_folder:
+            self._folder.write_running(self.info().as_json())
+
+    def _door_url(self, role: str) -> str | None:
+        if role not in self._sockets:
+            return None
+        host = ANYWHERE.get(self._options.host, self._options.host)
+        port = self._sockets[role].getsockname()[1]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    def info(self) -> StackInfo:
+        return StackInfo(
+            command_url=self._door_url(COMMAND_API),
+            read_url=self._door_url(READ_API),
+            event_store_url=self._urls.event_store_url,
+            read_model_url=self._urls.read_model_url,
+            redis_url=self._urls.redis_url,
+            processes=tuple(self._supervisor.processes()),
+        )
+
+
+def _check_external(options: StackOptions) -> None:
+    if options.event_store_url:
+        check_postgres("STOCKHOLD_EVENT_STORE_URL", options.event_store_url)
+    if options.read_model_url:
+        check_postgres("STOCKHOLD_READ_MODEL_URL", options.read_model_url)
+    if options.redis_url:
+        check_redis("STOCKHOLD_REDIS_URL", options.redis_url)
+
+
+def _migrate(urls: ServerUrls) -> None:
+    """Raises StackError."""
+    try:
+        migrate(urls.event_store_url, EVENT_STORE)
+        migrate(urls.read_model_url, READ_MODEL)
+    except (MigrationError, psycopg.Error) as error:
+        raise StackError(f"the database could not be brought up to date: {error}") from error
+
+
+@contextlib.contextmanager
+def running_stack(options: StackOptions) -> Iterator[StackInfo]:
+    """A stack for as long as the block lasts, run in a thread of its own (which is why the children outlive a call).
+
+    Raises StackError and its kin if it does not come up; a stack that fails later raises at the end of the block.
+    """
+    up: Future[StackInfo] = Future()
+    ended: Future[None] = Future()
+    stop_threadsafe: list[Callable[[], object]] = []
+
+    async def run() -> None:
+        stop = asyncio.Event()
+        stop_threadsafe.append(functools.partial(asyncio.get_running_loop().call_soon_threadsafe, stop.set))
+        await Stack(options, on_up=up.set_result).run(stop)
+
+    def main() -> None:
+        try:
+            asyncio.run(run())
+        except BaseException as error:  # noqa: BLE001  (handed to the caller, whatever it is)
+            (ended if up.done() else up).set_exception(error)
+        else:
+            ended.set_result(None)
+
+    thread = threading.Thread(target=main, name="stack")
+    thread.start()
+    try:
+        yield up.result()
+    finally:
+        with contextlib.suppress(RuntimeError):  # its loop has ended by itself
+            stop_threadsafe[0]()
+        thread.join()
+    ended.result()
