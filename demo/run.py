@@ -1,0 +1,96 @@
+"""The whole demo, from an empty folder to the verdict."""
+
+import asyncio
+from dataclasses import dataclass
+from time import monotonic
+from uuid import uuid4
+
+import uvloop
+from rich.console import Console
+
+from demo.audit import Auditor
+from demo.baskets import product_name, product_of, read_baskets
+from demo.client import Urls, connected
+from demo.driver import Driver
+from demo.ledger import Ledger
+from demo.progress import Reporter
+from demo.report import Played, Report, Verification, summary_table, timings_table, write_report
+from demo.script import Script, write_script
+from demo.stack import Stack, own_stack, running_stack
+from demo.story import most_eventful, read_history, tell
+from demo.timings import Timings
+
+DIFFERENCES_SHOWN = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`urls` of a running stack; without, the demo starts one."""
+
+    orders: int
+    seed: int
+    urls: Urls | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Performance:
+    report: Report
+    played: Played
+
+
+def run_demo(options: Options, reporter: Reporter) -> Performance:
+    """Raises DemoError if the stack does not come up, or answers what it must not."""
+    began = monotonic()
+    if options.urls:
+        # Names of its own on a stack that others use too, so that no other order touches what the ledger counts.
+        script = _script(options, reporter, run=f"-{uuid4().hex[:6]}")
+        return _perform(running_stack(options.urls), script, reporter, began)
+    reporter.say("Starting the stack ...")
+    with own_stack() as starting:
+        script = _script(options, reporter)
+        return _perform(starting.wait_ready(), script, reporter, began)
+
+
+def show(performance: Performance, console: Console) -> None:
+    """The tables and the story."""
+    played = performance.played
+    console.print(summary_table(performance.report))
+    console.print(timings_table(played.timings))
+    for difference in played.differences[:DIFFERENCES_SHOWN]:
+        console.print(difference, style="red", markup=False)
+    name = product_name(product_of(played.hero.sku))
+    console.print(f"\nThe story of {name} at {played.hero.warehouse}", style="bold", highlight=False)
+    for line in played.story:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _script(options: Options, reporter: Reporter, run: str = "") -> Script:
+    reporter.say("Reading a real retailer's baskets ...")
+    return write_script(read_baskets(options.orders, run), options.seed)
+
+
+def _perform(stack: Stack, script: Script, reporter: Reporter, began: float) -> Performance:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        played = runner.run(_play(stack.urls, script, reporter))
+    reporter.say("Comparing every view with a replay of the log ...")
+    verification = Verification.of(stack.verify())
+    return Performance(write_report(script, played, verification, monotonic() - began), played)
+
+
+async def _play(urls: Urls, script: Script, reporter: Reporter) -> Played:
+    ledger, timings = Ledger(), Timings()
+    async with connected(urls) as client:
+        driver = Driver(client, ledger, timings)
+        with reporter.stage("Opening stores", len(script.warehouses)) as bar:
+            await driver.open_stores(script.warehouses, bar)
+        with reporter.stage("Filling their shelves", len(script.opening)) as bar:
+            await driver.fill_shelves(script.opening, bar)
+        opening_events, began = ledger.events(), monotonic()
+        with reporter.stage("Playing the orders", len(script.steps)) as bar:
+            await driver.play(script.steps, bar)
+        seconds, events = monotonic() - began, ledger.events() - opening_events
+        auditor = Auditor(client, ledger, reporter)
+        await auditor.audit(script)
+        hero = most_eventful(script.orders, ledger)
+        story = tuple(tell(await read_history(client, hero)))
+        return Played(ledger, timings, auditor.differences, client.commands_repeated, events, seconds, hero, story)

@@ -1,0 +1,135 @@
+"""The service under the demo: a stack of its own, started as a user would start it, or one that runs already."""
+
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from types import FrameType
+from typing import Any
+
+from demo.client import Urls
+from demo.errors import NOT_REACHABLE, DemoError
+
+STOCKHOLD = (sys.executable, "-m", "infra.cli.main")
+SERVER_URLS = {
+    "event_store_url": "STOCKHOLD_EVENT_STORE_URL",
+    "read_model_url": "STOCKHOLD_READ_MODEL_URL",
+    "redis_url": "STOCKHOLD_REDIS_URL",
+}
+START_S_MAX = 120.0
+STOP_S_MAX = 60.0
+LOG_LINES = 30
+
+
+class Stack:
+    """A running stack: where its APIs are, and how to have it verified."""
+
+    def __init__(self, urls: Urls, environment: Mapping[str, str], stockhold: Sequence[str] = STOCKHOLD) -> None:
+        self.urls = urls
+        self._environment = environment
+        self._stockhold = stockhold
+
+    def verify(self) -> dict[str, Any]:
+        """What `stockhold verify --json` says. Raises DemoError if it could not do its work."""
+        found = subprocess.run(  # noqa: S603  (our own command)
+            [*self._stockhold, "verify", "--json"],
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        if found.returncode not in {0, 1} or not found.stdout.strip():
+            raise DemoError(f"`stockhold verify` ended with {found.returncode}.\n{found.stderr}", NOT_REACHABLE)
+        report: dict[str, Any] = json.loads(found.stdout.splitlines()[-1])
+        return report
+
+
+class StartingStack:
+    """`stockhold up`, on its way: the demo reads its baskets meanwhile."""
+
+    def __init__(self, folder: Path, stockhold: Sequence[str] = STOCKHOLD) -> None:
+        self._stockhold = stockhold
+        self._environment = {name: value for name, value in os.environ.items() if name not in SERVER_URLS.values()}
+        self._log = folder / "up.log"
+        # If the demo is killed, this end of the pipe closes, and the stack knows that nobody wants it any more.
+        lifeline, self._lifeline = os.pipe()
+        with self._log.open("wb") as log:
+            self._process = subprocess.Popen(  # noqa: S603  (our own command)
+                [*stockhold, "up", "--json", "--data", folder / "data", "--command-port", "0", "--read-port", "0"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env={**self._environment, "STOCKHOLD_LIFELINE_FD": str(lifeline)},
+                pass_fds=[lifeline],
+                # Ctrl-C shall reach the demo alone, which then stops the stack: first the customers, then the shop.
+                process_group=0,
+            )
+        os.close(lifeline)
+
+    def wait_ready(self) -> Stack:
+        """Raises DemoError with the end of the stack's log if it does not come up."""
+        line = self._first_line()
+        if line is None:
+            raise DemoError(f"The stack did not start.\n{self._log_end()}", NOT_REACHABLE)
+        facts = json.loads(line)
+        servers = {variable: facts[name] for name, variable in SERVER_URLS.items()}
+        return Stack(Urls(facts["command_url"], facts["read_url"]), self._environment | servers, self._stockhold)
+
+    def stop(self) -> None:
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(STOP_S_MAX)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        finally:
+            os.close(self._lifeline)
+            if self._process.stdout:
+                self._process.stdout.close()
+
+    def _first_line(self) -> bytes | None:
+        output = self._process.stdout
+        assert output is not None
+        ready, _, _ = select.select([output], [], [], START_S_MAX)
+        return (output.readline() or None) if ready else None
+
+    def _log_end(self) -> str:
+        return "\n".join(self._log.read_text(errors="replace").splitlines()[-LOG_LINES:])
+
+
+@contextmanager
+def own_stack(stockhold: Sequence[str] = STOCKHOLD) -> Iterator[StartingStack]:
+    """A stack with a data folder of its own; nothing of either is left afterwards, however the block ends."""
+    with _terminated_like_interrupted(), TemporaryDirectory(prefix="stockhold-demo-") as folder:
+        starting = StartingStack(Path(folder), stockhold)
+        try:
+            yield starting
+        finally:
+            starting.stop()
+
+
+def running_stack(urls: Urls) -> Stack:
+    """One that somebody else runs. `verify` finds its servers by the environment that the demo was called with."""
+    return Stack(urls, os.environ)
+
+
+@contextmanager
+def _terminated_like_interrupted() -> Iterator[None]:
+    """SIGTERM does what Ctrl-C would do at that moment, so that everything is put away."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        handler = signal.getsignal(signal.SIGINT)
+        # Not a function if the shell has us ignore Ctrl-C, as one does for a job in the background.
+        (handler if callable(handler) else signal.default_int_handler)(number, frame)
+
+    previous = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
