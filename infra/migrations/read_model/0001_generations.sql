@@ -15,7 +15,7 @@ CREATE TABLE generations (
 
 -- The generation that readers read. Every change of the pointer comes with NOTIFY stockhold_views.
 CREATE TABLE pointer (
-    only       boolean PRIMARY KEY DEFAULT true CHECK (only),
+    singleton  boolean PRIMARY KEY DEFAULT true CHECK (singleton),
     generation integer NOT NULL REFERENCES generations,
     moved_at   timestamptz NOT NULL DEFAULT clock_timestamp()
 );
