@@ -37,7 +37,8 @@ def bench(
     report = _run_or_exit(Options(tuple(cases or ()), seconds, rounds, items, full, attached))
     print_tables(report, Console(stderr=as_json, width=None if sys.stdout.isatty() else 200))
     if markdown is not None:
-        write_between_marks(markdown, to_markdown(report))
+        page = markdown.read_text() if markdown.exists() else ""
+        markdown.write_text(between_marks(page, to_markdown(report)))
     if as_json:
         print(report.to_json())
     if report.oversold:
@@ -66,12 +67,11 @@ def _attached(attach: Path | None, url: str, read_url: str, event_store_url: str
     return None
 
 
-def write_between_marks(path: Path, table: str) -> None:
-    """Replaces what stands between the two marks of the file (appended when there are none)."""
-    text = path.read_text() if path.exists() else ""
+def between_marks(text: str, table: str) -> str:
+    """The text with what stands between its two marks replaced by the table (appended when there are no marks)."""
     before, begin, rest = text.partition(_TABLE_BEGIN)
     after = rest.partition(_TABLE_END)[2] if begin else "\n"
-    path.write_text(f"{before}{_TABLE_BEGIN}\n\n{table}\n{_TABLE_END}{after}")
+    return f"{before}{_TABLE_BEGIN}\n\n{table}\n{_TABLE_END}{after}"
 
 
 def main() -> None:

@@ -76,7 +76,9 @@ class Pgbench:
         ):
             output = self._run(file, clients, seconds, Path(folder))
             latency = Histogram()
-            latency.record_all(read_latencies(Path(folder).iterdir()))
+            for log in Path(folder).iterdir():
+                with log.open() as lines:
+                    latency.record_all(parse_latencies(lines))
         return PgbenchRound(parse_tps(output), latency)
 
     def _run(self, script: Path, clients: int, seconds: float, log_folder: Path) -> str:
@@ -105,12 +107,10 @@ def parse_tps(output: str) -> float:
     return float(tps[1])
 
 
-def read_latencies(logs: Iterable[Path]) -> Iterator[float]:
-    """Seconds per transaction out of per-transaction logs (third column, microseconds)."""
-    for log in logs:
-        with log.open() as lines:
-            for line in lines:
-                yield int(line.split(" ", 3)[2]) / 1e6
+def parse_latencies(lines: Iterable[str]) -> Iterator[float]:
+    """Seconds per transaction out of a per-transaction log (third column, microseconds)."""
+    for line in lines:
+        yield int(line.split(" ", 3)[2]) / 1e6
 
 
 def _find_pgbench() -> str:
