@@ -321,6 +321,8 @@ def take_back(reservation: Reservation, command: ReturnReservation, origin: Orig
     for line in command.lines:
         part_line = PartLine(line.sku, line.quantity, line.warehouse)
         moves += [(move, line.condition) for move in _take(reservation, part_line, _with_customer, taken)]
+    for place, quantity in taken.items():
+        reservation.items[place].refuse_taking_back(quantity)
     holds: dict[tuple[str, str], Hold] = {}
     for (move, condition), part in zip(moves, _parts_of([move for move, _ in moves]), strict=True):
         place = (move.hold.sku, move.hold.warehouse)

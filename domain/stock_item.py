@@ -138,9 +138,11 @@ class StockItem(Aggregate):
 
     def promisable(self, now: datetime) -> int:
         """How many units may be promised: available (due holds are free, no floor) plus the backorder limit."""
-        figures = self.figures
-        free = figures.on_hand - figures.reserved - figures.committed - figures.policy.safety_stock
-        return free + self.due_units(now) + figures.policy.backorder_limit
+        figures, policy = self.figures, self.figures.policy
+        promised = figures.reserved + figures.committed - self.due_units(now)
+        promisable = figures.on_hand - promised - policy.safety_stock + policy.backorder_limit
+        # Only backorders can take the promises past what a quantity may be: else they stay below what is on hand.
+        return min(promisable, MAX_QUANTITY - promised) if policy.backorder_limit else promisable
 
     @property
     def short(self) -> int:
@@ -170,7 +172,7 @@ class StockItem(Aggregate):
         """Receive ``quantity`` units for sale. Raises ItemDiscontinued, CapacityExceeded, QuantityOutOfRange."""
         self._refuse_if_discontinued()
         self.refuse_above_maximum(quantity, self.figures.policy)
-        self._refuse_overflow("on hand", self.figures.on_hand, quantity)
+        self._refuse_without_room(quantity)
         self._trigger(
             Restocked,
             now,
@@ -188,12 +190,14 @@ class StockItem(Aggregate):
         if delta == 0:
             return
         self._refuse_more_than(f"{self.sku} on hand", -delta, self.figures.on_hand)
-        self._refuse_overflow("on hand", self.figures.on_hand, delta)
+        self._refuse_without_room(delta)
+        self._refuse_overflow("lost", self.figures.lost, -delta)
         self._trigger(Adjusted, now, origin, delta=delta, reason=reason)
 
     def count(self, counted: int, origin: Origin, now: datetime) -> None:
         """Set the units on hand by a physical count."""
         expected = self.figures.on_hand
+        self._refuse_more_than(f"room for {self.sku}", counted, expected + self._room)
         self._trigger(Counted, now, origin, counted=counted, expected=expected, variance=counted - expected)
 
     def damage(self, quantity: int, origin: Origin, now: datetime) -> None:
@@ -204,7 +208,6 @@ class StockItem(Aggregate):
     def repair(self, quantity: int, origin: Origin, now: datetime) -> None:
         """Damaged units become sellable again."""
         self._refuse_more_than(f"damaged {self.sku}", quantity, self.figures.damaged)
-        self._refuse_overflow("on hand", self.figures.on_hand, quantity)
         self._trigger(Repaired, now, origin, quantity=quantity)
 
     def write_off(self, quantity: int, origin: Origin, now: datetime) -> None:
@@ -227,7 +230,7 @@ class StockItem(Aggregate):
 
         The caller has checked that the hold shipped as many. Raises QuantityOutOfRange on overflow.
         """
-        self._refuse_overflow("returned", self.figures.returned + self.figures.on_hand, quantity)
+        self.refuse_taking_back(quantity)
         if hold is None:
             self._trigger(Returned, now, origin, quantity=quantity, condition=condition, order_id=order_id)
             return
@@ -381,6 +384,7 @@ class StockItem(Aggregate):
         """Raise InsufficientStock if fewer than ``quantity`` units are there to go out of the door."""
         if quantity > self.figures.on_hand:
             raise InsufficientStock([Shortage(self.sku, quantity, self.figures.on_hand, self.warehouse)])
+        self._refuse_overflow("sold", self.figures.sold, quantity)
 
     def ship(
         self,
@@ -430,9 +434,22 @@ class StockItem(Aggregate):
         if requested > remaining:
             raise QuantityOutOfRange(what, requested, remaining, sku=self.sku, warehouse=self.warehouse)
 
-    def _refuse_overflow(self, what: str, present: int, delta: int) -> None:
-        if present + delta > MAX_QUANTITY:
-            self._refuse_more_than(f"{self.sku} {what}", delta, MAX_QUANTITY - present)
+    def refuse_taking_back(self, quantity: int) -> None:
+        """Raise QuantityOutOfRange if ``quantity`` units more would be too many to be counted."""
+        self._refuse_without_room(quantity)
+        self._refuse_overflow("returned", self.figures.returned, quantity)
+
+    @property
+    def _room(self) -> int:
+        """Units that may come before the physical total is more than a quantity may be."""
+        figures = self.figures
+        return MAX_QUANTITY - figures.on_hand - figures.damaged - figures.quarantined - figures.in_transit
+
+    def _refuse_without_room(self, quantity: int) -> None:
+        self._refuse_more_than(f"room for {self.sku}", quantity, self._room)
+
+    def _refuse_overflow(self, counter: str, present: int, quantity: int) -> None:
+        self._refuse_more_than(f"{self.sku} {counter}", quantity, MAX_QUANTITY - present)
 
     # Events --------------------------------------------------------------------------------------
 
