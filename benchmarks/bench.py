@@ -64,6 +64,16 @@ class Bench:
             self._stack = Stack(parts, Path(self._folder.name) / parts.name, command_processes)
         return self._stack.facts
 
+    @property
+    def command_url(self) -> str:
+        """Raises BenchFailedError if the stack has no command API."""
+        return _present(self.facts.command_url, "command API")
+
+    @property
+    def read_url(self) -> str:
+        """Raises BenchFailedError if the stack has no read API."""
+        return _present(self.facts.read_url, "read API")
+
     def stop_stack(self) -> None:
         if self._stack is not None:
             self._stack.stop()
@@ -92,7 +102,7 @@ class Bench:
         """Whether an earlier run on this stack has stocked them: its last item can be had."""
         last = items.count - 1
         line = {"sku": items.sku(last), "warehouse": items.warehouse(last), "quantity": 1}
-        client = Client(self.facts.command_url)
+        client = Client(self.command_url)
         status, _ = client.call("POST", "/v1/reservations", {"order_id": "probe", "lines": [line]})
         client.close()
         return status == _CREATED
@@ -100,7 +110,7 @@ class Bench:
     def wait_until_visible(self, items: Items) -> None:
         """Until the read API knows the last of the items. Raises BenchFailedError after two minutes."""
         self.say("waiting for the views")
-        client, deadline = Client(self.facts.read_url), time.monotonic() + _VISIBLE_S_MAX
+        client, deadline = Client(self.read_url), time.monotonic() + _VISIBLE_S_MAX
         while client.call("GET", f"/v1/availability/{items.sku(items.count - 1)}")[0] != _OK:
             if time.monotonic() > deadline:
                 raise BenchFailedError(f"the views did not show the stock within {_VISIBLE_S_MAX:.0f} s")
@@ -108,7 +118,7 @@ class Bench:
         client.close()
 
     def _create_warehouses(self) -> None:
-        client = Client(self.facts.command_url)
+        client = Client(self.command_url)
         for number in range(WAREHOUSES):
             status, answer = client.call("PUT", f"/v1/warehouses/{warehouse_code(number)}", {"priority": number + 1})
             if status not in {200, 201}:
@@ -124,7 +134,7 @@ class Bench:
         self, requests: Requests, name: str = "all", *, weight: float = 1.0, markers: dict[str, str] | None = None
     ) -> Stream:
         """To the server that such requests are for."""
-        host, port = address(self.facts.read_url if isinstance(requests, Availability) else self.facts.command_url)
+        host, port = address(self.read_url if isinstance(requests, Availability) else self.command_url)
         return Stream(name, host, port, requests, weight, markers or {})
 
     def plan(self, *streams: Stream, users: int, seconds: float | None, rate: float | None = None) -> Plan:
@@ -156,6 +166,12 @@ class Bench:
         result = self.load(self.stream(requests), users=users, seconds=seconds)
         stream = result.streams["all"]
         return Round(result.per_second("all"), stream.histogram(), describe_round(result, meter))
+
+
+def _present(url: str | None, what: str) -> str:
+    if url is None:
+        raise BenchFailedError(f"the stack has no {what}")
+    return url
 
 
 def describe_round(result: LoadResult, meter: CpuMeter) -> str:

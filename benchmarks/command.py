@@ -3,16 +3,15 @@
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
-import msgspec
 import typer
-from rich.console import Console
 
 from benchmarks.errors import BenchFailedError, StackUnreachableError, UnknownCaseError
-from benchmarks.options import Options, StackFacts
-from benchmarks.report import Report, print_tables, to_markdown
-from benchmarks.runner import run
+
+if TYPE_CHECKING:  # imported when a benchmark runs: `stockhold --help` shall not wait for them
+    from benchmarks.options import Options, StackFacts
+    from benchmarks.report import Report
 
 _CHECK_FAILED, _WRONG_USAGE, _UNREACHABLE = 1, 2, 3
 _TABLE_BEGIN, _TABLE_END = "<!-- bench:begin -->", "<!-- bench:end -->"
@@ -32,6 +31,11 @@ def bench(
     event_store_url: Annotated[str, typer.Option(help="With --url.")] = "",
 ) -> None:
     """Measure this machine's Stockhold against row-lock SQL driven by pgbench, and against its own floors."""
+    from rich.console import Console
+
+    from benchmarks.options import Options
+    from benchmarks.report import print_tables, to_markdown
+
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     attached = _attached(attach, url, read_url, event_store_url)
     report = _run_or_exit(Options(tuple(cases or ()), seconds, rounds, items, full, attached))
@@ -45,7 +49,9 @@ def bench(
         raise typer.Exit(_CHECK_FAILED)
 
 
-def _run_or_exit(options: Options) -> Report:
+def _run_or_exit(options: "Options") -> "Report":
+    from benchmarks.runner import run
+
     try:
         return run(options)
     except UnknownCaseError as error:
@@ -59,11 +65,15 @@ def _run_or_exit(options: Options) -> Report:
         raise typer.Exit(_CHECK_FAILED) from error
 
 
-def _attached(attach: Path | None, url: str, read_url: str, event_store_url: str) -> StackFacts | None:
+def _attached(attach: Path | None, url: str, read_url: str, event_store_url: str) -> "StackFacts | None":
+    import msgspec
+
+    from benchmarks.options import StackFacts
+
     if attach is not None:
         return msgspec.json.decode(attach.read_bytes(), type=StackFacts)
     if url:
-        return StackFacts(command_url=url, event_store_url=event_store_url, read_url=read_url)
+        return StackFacts(command_url=url, event_store_url=event_store_url, read_url=read_url or None)
     return None
 
 

@@ -38,7 +38,9 @@ def machine_facts(options: Options) -> Machine:
 def client_cost_us() -> float:
     """Processor time of the client per reservation (microseconds), against a server that only ever says `{}`."""
     server = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.opponents.constant_server"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-P", "-m", "benchmarks.opponents.constant_server"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
     with server:
         assert server.stdout is not None

@@ -11,18 +11,14 @@ class Process(msgspec.Struct, frozen=True):
 
 
 class StackFacts(msgspec.Struct, frozen=True):
-    """The line that `stockhold up --json` prints; `processes` is empty for a stack that is known by its URLs only."""
+    """The line that `stockhold up --json` prints; of a stack that is known by its URLs only, some are missing."""
 
-    command_url: str
+    command_url: str | None
     event_store_url: str
-    read_url: str = ""
+    read_url: str | None = None
     read_model_url: str = ""
     redis_url: str = ""
     processes: tuple[Process, ...] = ()
-
-    def pids(self, prefix: str) -> list[int]:
-        """Of the processes whose names start with `prefix`."""
-        return [process.pid for process in self.processes if process.name.startswith(prefix)]
 
 
 class Options(msgspec.Struct, frozen=True):

@@ -18,6 +18,7 @@ from benchmarks.options import StackFacts
 
 _START_S_MAX = 120.0
 _STOP_S_MAX = 60.0
+_ADDRESSES = {"STOCKHOLD_EVENT_STORE_URL", "STOCKHOLD_READ_MODEL_URL", "STOCKHOLD_REDIS_URL"}
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -25,23 +26,29 @@ class Parts(msgspec.Struct, frozen=True):
 
     name: str
     without: tuple[str, ...] = ()
-    read_processes: int = 1
 
 
-WRITE_SIDE = Parts("write-side", without=("projector", "sweeper"), read_processes=0)
-WRITE_SIDE_AND_SWEEPER = Parts("write-side-and-sweeper", without=("projector",), read_processes=0)
+WRITE_SIDE = Parts("write-side", without=("projector", "sweeper", "read-api"))
+WRITE_SIDE_AND_SWEEPER = Parts("write-side-and-sweeper", without=("projector", "read-api"))
 WHOLE = Parts("whole")
 
 
 class Stack:
-    """One running `stockhold up`. Raises StackUnreachableError when it does not come up."""
+    """One running `stockhold up`, which ends with us, however we end. Raises StackUnreachableError when it does not come up."""
 
     def __init__(self, parts: Parts, data: Path, command_processes: int = 1) -> None:
         self.parts, self.command_processes = parts, command_processes
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - read when the start fails, closed by stop()
+        lifeline, self._lifeline = os.pipe()
         self._process = subprocess.Popen(  # noqa: S603 - our own command and arguments
-            self._command(data), stdout=subprocess.PIPE, stderr=self._errors, start_new_session=True
+            self._command(data),
+            stdout=subprocess.PIPE,
+            stderr=self._errors,
+            env=_environment() | {"STOCKHOLD_LIFELINE_FD": str(lifeline)},
+            pass_fds=(lifeline,),
+            start_new_session=True,
         )
+        os.close(lifeline)
         try:
             self.facts = msgspec.json.decode(self._first_line(), type=StackFacts)
         except BaseException:
@@ -50,13 +57,8 @@ class Stack:
 
     def _command(self, data: Path) -> Sequence[str]:
         without = [word for part in self.parts.without for word in ("--without", part)]
-        ports = ("--command-port", "0", "--read-port", "0")
-        processes = (
-            *("--command-processes", str(self.command_processes)),
-            *("--read-processes", str(self.parts.read_processes)),
-        )
-        up = ("up", "--json", "--data", str(data), *ports, *processes, *without)
-        return [sys.executable, "-m", "infra.cli.main", *up]
+        ports = ("--command-port", "0", "--read-port", "0", "--command-processes", str(self.command_processes))
+        return [sys.executable, "-P", "-m", "infra.cli.main", "up", "--json", "--data", str(data), *ports, *without]
 
     def _first_line(self) -> bytes:
         assert self._process.stdout is not None
@@ -86,9 +88,15 @@ class Stack:
         if self._process.stdout is not None:
             self._process.stdout.close()
         self._errors.close()
+        os.close(self._lifeline)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+
+def _environment() -> dict[str, str]:
+    """Without the addresses of anybody's own servers: a benchmark fills, and empties, only what it started."""
+    return {name: value for name, value in os.environ.items() if name not in _ADDRESSES}

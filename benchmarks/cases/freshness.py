@@ -82,7 +82,7 @@ def _probe_until(
     bench: Bench, items: Items, deadline: float, histogram: Histogram, is_visible: Probe, part: int
 ) -> None:
     """Paced: a prober that finds everything at once must not become the load."""
-    commands, reads = Client(bench.facts.command_url), Client(bench.facts.read_url)
+    commands, reads = Client(bench.command_url), Client(bench.read_url)
     number, due = part, time.monotonic()
     while time.monotonic() < deadline:
         number, due = (number + 2) % items.count, due + _PROBE_EVERY_S

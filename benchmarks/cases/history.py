@@ -92,7 +92,7 @@ def _cold_loads(bench: Bench, variants: dict[str, Items]) -> str:
     bench.stop_stack()
     bench.use_stack(WRITE_SIDE)
     warm = bench.stocked(Items(bench.fresh_name(), 0, 1))
-    client = Client(bench.facts.command_url)
+    client = Client(bench.command_url)
     _first_command_ms(client, warm, 0)
     words = []
     for variant, items in variants.items():

@@ -70,7 +70,7 @@ def floors(bench: Bench) -> list[CaseResult]:
 def _sustained(bench: Bench, what: str, requests: Requests) -> float:
     probe = bench.stocked(Items(bench.fresh_name(), 0, 1))
     load = bench.load(bench.stream(requests), users=_USERS)
-    done, commands, reads = load.streams["all"], Client(bench.facts.command_url), Client(bench.facts.read_url)
+    done, commands, reads = load.streams["all"], Client(bench.command_url), Client(bench.read_url)
     catch_up_s = seconds_to_visible(commands, reads, probe, 0)
     commands.close()
     reads.close()

@@ -87,7 +87,7 @@ def r3_replay(bench: Bench) -> list[CaseResult]:
     item = bench.stocked(Items(bench.fresh_name(), 0, 1))
     bench.say(f"giving an item {_EVENTS:,} events")
     bench.finish("events", ReserveAndRelease(item, turns=_EVENTS // 2), 2 * _USERS)
-    commands, reads = Client(bench.facts.command_url), Client(bench.facts.read_url)
+    commands, reads = Client(bench.command_url), Client(bench.read_url)
     seconds_to_visible(commands, reads, item, 0)
     path = f"/v1/stock/{item.sku(0)}/{item.warehouse(0)}"
     replays_ms = [_call_ms(reads, f"{path}/as-of?version={_EVENTS}") for _ in range(_REPLAYS)]
@@ -138,7 +138,7 @@ def _whole_history(reads: Client, path: str) -> tuple[int, int, float]:
 
 @contextmanager
 def _hello_server() -> Iterator[int]:
-    server = subprocess.Popen([sys.executable, "-m", "benchmarks.opponents.hello"], stdout=subprocess.PIPE)
+    server = subprocess.Popen([sys.executable, "-P", "-m", "benchmarks.opponents.hello"], stdout=subprocess.PIPE)
     try:
         assert server.stdout is not None
         yield int(server.stdout.readline())

@@ -50,7 +50,7 @@ def _rebuild(facts: StackFacts) -> float:
         "STOCKHOLD_READ_MODEL_URL": facts.read_model_url,
         "STOCKHOLD_REDIS_URL": facts.redis_url,
     }
-    command = [sys.executable, "-m", "infra.cli.main", "rebuild", "--json"]
+    command = [sys.executable, "-P", "-m", "infra.cli.main", "rebuild", "--json"]
     started = time.perf_counter()
     run = subprocess.run(  # noqa: S603 - our own command and arguments
         command, env=os.environ | urls, capture_output=True, text=True, timeout=_REBUILD_S_MAX, check=False

@@ -19,7 +19,7 @@ class RunningLoad:
     def __init__(self, plan: Plan) -> None:
         self._seconds_max = (plan.seconds or 600.0) + _GRACE_S
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.load"],
+            [sys.executable, "-P", "-m", "benchmarks.load"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

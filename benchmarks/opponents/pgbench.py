@@ -54,12 +54,12 @@ class Pgbench:
             connection.execute(statement.format(sql.Identifier(_DATABASE)))
 
     @property
-    def _url(self) -> str:
+    def url(self) -> str:
         return make_conninfo(self._server_url, dbname=_DATABASE)
 
     def refill(self) -> None:
         """Empty tables, full shelves: every case starts from the same state, as its own side does."""
-        with psycopg.connect(self._url, autocommit=True) as connection:
+        with psycopg.connect(self.url, autocommit=True) as connection:
             _assert_durable(connection)
             connection.execute((_SQL / "schema.sql").read_bytes())
             connection.execute(
@@ -87,9 +87,9 @@ class Pgbench:
                 *(self._binary, "--no-vacuum", "--protocol=prepared", f"--file={script}"),
                 *(f"--client={clients}", f"--jobs={_THREADS}", f"--time={max(1, round(seconds))}"),
                 *(f"--define=products={self._products}", "--log", f"--log-prefix={log_folder / 'log'}"),
-                make_conninfo(self._url, password=""),
+                make_conninfo(self.url, password=None),
             ],
-            env={"PGPASSWORD": str(conninfo_to_dict(self._url).get("password", ""))},
+            env={"PGPASSWORD": str(conninfo_to_dict(self.url).get("password", ""))},
             capture_output=True,
             text=True,
             check=False,

@@ -32,9 +32,9 @@ def test_sides_take_turns_and_so_does_going_first():
 
 def test_the_ratio_is_that_of_neighbouring_rounds():
     duel = Duel(ours=(_round(100.0), _round(900.0), _round(40.0)), theirs=(_round(50.0), _round(300.0), _round(10.0)))
-    assert duel.ratio == 3
-    assert duel.spread == (2, 4)
-    assert typical(duel.ours) == 100
+    assert duel.ratio == 3.0
+    assert duel.spread == (2.0, 4.0)
+    assert typical(duel.ours) == 100.0
 
 
 def test_latencies_of_all_rounds_are_one_distribution():
