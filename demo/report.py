@@ -28,9 +28,10 @@ COMMANDS = (
 class Report:
     """Orders count by what happened to them: one may be among the `reserved`, `committed`, `shipped` and `returned`.
 
-    `released` before they were paid, `cancelled` afterwards. `events` of the demo's own items and warehouses; `oversold` in units, over all items and all levels that were seen;
-    `differing` counts what the audit found wrong; times in seconds or, where named so, in milliseconds, as the client
-    saw them while the orders were played.
+    `released` before they were paid, `cancelled` afterwards. `events` as the answers add up, of the demo's own items and
+    warehouses; `log_events` as `verify` counted them in the whole log. `oversold` in units, the worst that any level of
+    an item ever showed; `differing`: what the audit found wrong. Figures named so in milliseconds, as the client saw
+    them while the orders were played.
     """
 
     orders: int
@@ -46,6 +47,7 @@ class Report:
     items: int
     restocks: int
     events: int
+    log_events: int
     oversold: int
     differing: int
     views_match_log: bool
@@ -100,7 +102,7 @@ class Played:
 
     ledger: Ledger
     timings: Timings
-    differences: Sequence[str]
+    differences: list[str]
     commands_repeated: int
     events: int
     seconds: float
@@ -126,6 +128,7 @@ def write_report(script: Script, played: Played, verification: Verification, sec
         items=len(played.ledger.items),
         restocks=happened[Action.RESTOCK],
         events=played.ledger.events() + len(script.warehouses),
+        log_events=verification.events,
         oversold=played.ledger.oversold(),
         differing=len(played.differences),
         views_match_log=verification.is_clean(),

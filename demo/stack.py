@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import FrameType
@@ -27,19 +28,20 @@ STOP_S_MAX = 60.0
 LOG_LINES = 30
 
 
+@dataclass(frozen=True)
 class Stack:
-    """A running stack: where its APIs are, and how to have it verified."""
+    """A running stack: where its APIs are, how to have it verified, and whether nobody else uses it."""
 
-    def __init__(self, urls: Urls, environment: Mapping[str, str], stockhold: Sequence[str] = STOCKHOLD) -> None:
-        self.urls = urls
-        self._environment = environment
-        self._stockhold = stockhold
+    urls: Urls
+    is_own: bool
+    environment: Mapping[str, str] = field(repr=False)  # has passwords
+    stockhold: Sequence[str] = STOCKHOLD
 
     def verify(self) -> dict[str, Any]:
         """What `stockhold verify --json` says. Raises DemoError if it could not do its work."""
         found = subprocess.run(  # noqa: S603  (our own command)
-            [*self._stockhold, "verify", "--json"],
-            env=self._environment,
+            [*self.stockhold, "verify", "--json"],
+            env=self.environment,
             capture_output=True,
             text=True,
             check=False,
@@ -79,7 +81,8 @@ class StartingStack:
             raise DemoError(f"The stack did not start.\n{self._log_end()}", NOT_REACHABLE)
         facts = json.loads(line)
         servers = {variable: facts[name] for name, variable in SERVER_URLS.items()}
-        return Stack(Urls(facts["command_url"], facts["read_url"]), self._environment | servers, self._stockhold)
+        urls = Urls(facts["command_url"], facts["read_url"])
+        return Stack(urls, is_own=True, environment=self._environment | servers, stockhold=self._stockhold)
 
     def stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
@@ -116,7 +119,7 @@ def own_stack(stockhold: Sequence[str] = STOCKHOLD) -> Iterator[StartingStack]:
 
 def running_stack(urls: Urls) -> Stack:
     """One that somebody else runs. `verify` finds its servers by the environment that the demo was called with."""
-    return Stack(urls, os.environ)
+    return Stack(urls, is_own=False, environment=os.environ)
 
 
 @contextmanager
