@@ -118,7 +118,7 @@ class Driver:
         verb, body = ENDPOINTS[action]
         answer = expect(await self._command(order, verb, body), f"{order.order_id}: {action}", OK)
         self._ledger.happened(action, order)
-        return self._checked(order, answer)
+        return self._checked(order, order.lines[0].item, answer)
 
     async def _reserve(self, order: Order) -> Seen | None:
         lines = [{"sku": item.sku, "quantity": quantity, "warehouse": item.warehouse} for item, quantity in order.lines]
@@ -132,7 +132,7 @@ class Driver:
             return None
         expect(answer, f"Reserving {order.order_id}", CREATED)
         self._ledger.happened(Action.RESERVE, order)
-        return self._checked(order, answer)
+        return self._checked(order, order.lines[0].item, answer)
 
     async def _bring_back(self, order: Order) -> Seen:
         lines = [
@@ -141,19 +141,18 @@ class Driver:
         ]
         answer = expect(await self._command(order, "return", {"lines": lines}), f"Returning {order.order_id}", OK)
         self._ledger.brought_back(order)
-        return self._checked(order, answer)
+        return self._checked(order, order.returns[0].item, answer)
 
     async def _command(self, order: Order, verb: str, body: object) -> Answer:
         path = f"/v1/reservations/{order.order_id}/{verb}"
         return await self._client.command("POST", path, body, f"{order.order_id}:{verb}")
 
-    def _checked(self, order: Order, answer: Answer) -> Seen:
+    def _checked(self, order: Order, item: Item, answer: Answer) -> Seen:
         reservation = msgspec.json.decode(answer.body, type=Reservation)
         expected = self._ledger.statuses[order.order_id]
         if reservation.status != expected:
             message = f"{order.order_id} is answered as {reservation.status}, it must be {expected}"
             raise DemoError(message, CHECK_FAILED)
-        item = order.returns[0].item if expected is Status.RETURNED else order.lines[0].item
         return Seen(item, reservation.versions()[item])
 
 
