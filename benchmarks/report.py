@@ -7,10 +7,10 @@ from rich.table import Table
 _PLAIN_BELOW = 100
 
 
-class CaseResult(msgspec.Struct, omit_defaults=True):
+class CaseResult(msgspec.Struct):
     """One line of the table. `ours` and `opponent` in `unit`; `ratio` is the median over the rounds' own ratios.
 
-    `met`: None where the target is not a number that this run could decide.
+    None: there is no such figure in this case. `met`: None where this run could not decide.
     """
 
     case: str
@@ -18,13 +18,13 @@ class CaseResult(msgspec.Struct, omit_defaults=True):
     unit: str
     target: str
     ours: float
-    p50_ms: float | msgspec.UnsetType = msgspec.UNSET
-    p99_ms: float | msgspec.UnsetType = msgspec.UNSET
-    opponent: float | msgspec.UnsetType = msgspec.UNSET
+    p50_ms: float | None = None
+    p99_ms: float | None = None
+    opponent: float | None = None
     opponent_name: str = ""
     opponent_p99_ms: float | msgspec.UnsetType = msgspec.UNSET
-    ratio: float | msgspec.UnsetType = msgspec.UNSET
-    ratio_spread: tuple[float, float] | msgspec.UnsetType = msgspec.UNSET
+    ratio: float | None = None
+    ratio_spread: tuple[float, float] | None = None
     met: bool | None = None
     note: str = ""
 
@@ -86,10 +86,9 @@ _FLOOR_HEADINGS = ("floor", "seen", "unit", "target", "")
 
 
 def _case_cells(case: CaseResult) -> tuple[str, ...]:
-    spread = case.ratio_spread
     ratio = number(case.ratio)
-    if not isinstance(spread, msgspec.UnsetType):
-        ratio += f" ({number(spread[0])}-{number(spread[1])})"
+    if case.ratio_spread is not None:
+        ratio += " ({}-{})".format(*map(number, case.ratio_spread))
     opponent = f"{number(case.opponent)} {case.opponent_name}".strip()
     figures = (case.unit, ratio, number(case.p50_ms), number(case.p99_ms), number(case.opponent_p99_ms))
     return (case.case, case.title, number(case.ours), opponent, *figures, case.target, _verdict(case.met))

@@ -33,13 +33,17 @@ _LEFT = "SELECT count(*) FROM stockhold.holds WHERE active > 0 AND expires_at <=
 
 
 class _Watch:
-    """Counts what is left of the due holds, ten times a second, on a connection of its own."""
+    """Counts what is left of the due holds, ten times a second, on a connection of its own.
+
+    `is_over` raises what ended the counting, if something did.
+    """
 
     def __init__(self, url: str, due_at: float) -> None:
         self.seen: list[tuple[float, int]] = []
         self._url, self._due_at = url, due_at
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._count)
+        self._thread = threading.Thread(target=self._run)
+        self._error: psycopg.Error | None = None
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -48,6 +52,12 @@ class _Watch:
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
         self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._count()
+        except psycopg.Error as error:
+            self._error = error
 
     def _count(self) -> None:
         latest = datetime.fromtimestamp(self._due_at + 5, UTC)
@@ -58,6 +68,8 @@ class _Watch:
 
     @property
     def is_over(self) -> bool:
+        if self._error is not None:
+            raise BenchFailedError(f"the holds could not be counted: {self._error}")
         return bool(self.seen) and self.seen[-1][1] == 0
 
 

@@ -66,7 +66,7 @@ class Pgbench:
                 "INSERT INTO levels SELECT p, w, %s, 0 FROM generate_series(1, %s) p, generate_series(1, %s) w",
                 (_UNITS_PER_LEVEL, self._products, WAREHOUSES),
             )
-            connection.execute("VACUUM ANALYZE")
+            connection.execute("VACUUM ANALYZE levels")
 
     def round(self, script: str, clients: int, seconds: float) -> PgbenchRound:
         """Runs `sql/{script}.sql`. Raises PgbenchError, also when a transaction failed."""
