@@ -104,10 +104,8 @@ class Gate:
         caller = Caller(headers)
         exchange = Exchange(respond, caller.key, self._meter)
         try:
-            if caller.errors:
-                raise InvalidRequest(caller.errors)
-            if body and caller.media_type not in _JSON:
-                _refuse_other_than_json(caller.media_type)
+            if caller.errors or (body and caller.media_type not in _JSON):
+                _check_headers(caller, body)
             self._submit(segments, caller, body, exchange)
         except InvalidRequest as error:
             exchange.answer(Answer(*invalid_request(error)))
@@ -198,9 +196,13 @@ class _BatchAnswers:
             self._exchange.answer(Answer(_OK, body, self._replayed))
 
 
-def _refuse_other_than_json(media_type: bytes | None) -> None:
-    """Raise unless the body is JSON in UTF-8, by a spelling of it that is not the usual one."""
-    kind, *parameters = (part.strip() for part in (media_type or b"").lower().split(b";"))
+def _check_headers(caller: Caller, body: Body) -> None:
+    """Raise for headers that do not do. A body is JSON in UTF-8, however its media type spells that."""
+    if caller.errors:
+        raise InvalidRequest(caller.errors)
+    if not body:
+        return
+    kind, *parameters = (part.strip() for part in (caller.media_type or b"").lower().split(b";"))
     charsets = [value.strip(b'"') for name, _, value in (p.partition(b"=") for p in parameters) if name == b"charset"]
     if kind != b"application/json" or not {b"utf-8", b"utf8"}.issuperset(charsets):
         raise _Refused("unsupported-media-type", "a body must be `application/json`, in UTF-8")
