@@ -33,7 +33,8 @@ from domain.errors import (
 )
 from domain.events import Allocated, Origin, RequestedLine, ReservationRequest
 from domain.hold import EXPIRY_ACTOR, Hold, overall_status
-from domain.stock_item import Part, StockItem
+from domain.parts import Part, parts_of
+from domain.stock_item import StockItem
 from domain.values import (
     MAX_HOLD_TTL_S,
     Bucket,
@@ -149,7 +150,7 @@ def create(
         lines, digest, command.customer_ref, tuple(allocation.shortages), tuple(allocation.choices)
     )
     expires_at = _expiry(command, items, now)
-    parts = _parts([(item.sku, item.warehouse, allocation.taken[item.id]) for item in items])
+    parts = parts_of([(item.sku, item.warehouse, allocation.taken[item.id]) for item in items])
     for item, expired, part in zip(items, due, parts, strict=True):
         _expire(item, expired, origin, now, new_command_id)
         item.reserve(
@@ -186,13 +187,6 @@ def _expiry(command: CreateReservation, items: Sequence[StockItem], now: datetim
     return max(item.at(now) for item in items) + timedelta(seconds=ttl_s)
 
 
-def _parts(moves: Sequence[tuple[str, str, int]]) -> list[Part]:
-    """The parts of a command that moves these (sku, warehouse, quantity): the first one names them all."""
-    allocations = tuple(Allocated(sku, warehouse, quantity) for sku, warehouse, quantity in moves)
-    of = len(moves)
-    return [Part(number, of, allocations if number == 1 else ()) for number in range(1, of + 1)]
-
-
 # Expiring and relieving: the service's own -----------------------------------------------------------
 
 
@@ -205,10 +199,10 @@ def expire_due(item: StockItem, limit: int, origin: Origin, now: datetime) -> in
 
 def relieve_shortage(item: StockItem, limit: int, origin: Origin, now: datetime) -> int:
     """Release the newest unpaid holds of a short item if its policy says so; how many holds that were."""
-    item.at(now)
+    moment = item.at(now)
     if item.figures.policy.on_shortage == "keep" or not item.short:
         return 0
-    newest = item.newest_unpaid(item.short, limit)
+    newest = item.newest_unpaid(item.short, limit, moment)
     _release_all(item, newest, ReleaseReason.SHORTAGE, origin, now)
     return len(newest)
 
@@ -228,7 +222,7 @@ def _expire(
 
 
 def _release_all(item: StockItem, holds: Sequence[Hold], reason: ReleaseReason, origin: Origin, now: datetime) -> None:
-    parts = _parts([(item.sku, item.warehouse, hold.active) for hold in holds])
+    parts = parts_of([(item.sku, item.warehouse, hold.active) for hold in holds])
     for hold, part in zip(holds, parts, strict=True):
         item.release(hold.reservation_id, hold.active, Bucket.RESERVED, reason, origin, now, part)
 
@@ -241,14 +235,14 @@ def commit(reservation: Reservation, command: CommitReservation, origin: Origin,
     if command.lines is None:
         _refuse_if_any_expired(reservation, now)
     moves = _moves(reservation, command.lines, _active, "committed", now)
-    for move, part in _with_parts(moves):
+    for move, part in _withparts_of(moves):
         reservation.item_of(move.hold).commit(reservation.reservation_id, move.quantity, origin, now, part)
 
 
 def release(reservation: Reservation, command: ReleaseReservation, origin: Origin, now: datetime) -> None:
     """The order will not pay. Raises ReservationExpired (named lines), ReservationNotActive, QuantityOutOfRange."""
     moves = _moves(reservation, command.lines, _active, "released", now)
-    for move, part in _with_parts(moves):
+    for move, part in _withparts_of(moves):
         reservation.item_of(move.hold).release(
             reservation.reservation_id, move.quantity, Bucket.RESERVED, command.reason, origin, now, part
         )
@@ -267,7 +261,7 @@ def extend(reservation: Reservation, command: ExtendReservation, origin: Origin,
     ttl_s = (expires_at - moment).total_seconds()
     if ttl_s > MAX_HOLD_TTL_S:
         raise QuantityOutOfRange("seconds to live", int(ttl_s), MAX_HOLD_TTL_S)
-    for move, part in _with_parts(moves):
+    for move, part in _withparts_of(moves):
         reservation.item_of(move.hold).extend(reservation.reservation_id, expires_at, origin, now, part)
 
 
@@ -301,7 +295,7 @@ def _tracked_moves(reservation: Reservation, command: ShipReservation, now: date
 def cancel(reservation: Reservation, command: CancelReservation, origin: Origin, now: datetime) -> None:
     """A paid order is cancelled before it ships. Raises ReservationNotActive, ReservationExpired, QuantityOutOfRange."""
     moves = _moves(reservation, command.lines, _committed, "cancelled", now)
-    for move, part in _with_parts(moves):
+    for move, part in _withparts_of(moves):
         reservation.item_of(move.hold).release(
             reservation.reservation_id,
             move.quantity,
@@ -397,12 +391,12 @@ def _take(
     return moves
 
 
-def _with_parts(moves: Sequence[Move]) -> Iterable[tuple[Move, Part]]:
+def _withparts_of(moves: Sequence[Move]) -> Iterable[tuple[Move, Part]]:
     return zip(moves, _parts_of(moves), strict=True)
 
 
 def _parts_of(moves: Sequence[Move]) -> list[Part]:
-    return _parts([(move.hold.sku, move.hold.warehouse, move.quantity) for move in moves])
+    return parts_of([(move.hold.sku, move.hold.warehouse, move.quantity) for move in moves])
 
 
 # The contract's table --------------------------------------------------------------------------------

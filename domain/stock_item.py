@@ -8,10 +8,9 @@ is the caller's (the database's clock), never read here. An item that was never 
 from collections.abc import Sequence
 from datetime import date, datetime
 from decimal import Decimal
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import msgspec
-from msgspec.structs import replace
 
 from domain.aggregate import Aggregate
 from domain.errors import (
@@ -19,6 +18,7 @@ from domain.errors import (
     InsufficientStock,
     ItemDiscontinued,
     QuantityOutOfRange,
+    ReservationExpired,
     Shortage,
     SweepNeeded,
     UnknownStockItem,
@@ -26,7 +26,6 @@ from domain.errors import (
 )
 from domain.events import (
     Adjusted,
-    Allocated,
     Committed,
     Counted,
     Damaged,
@@ -47,9 +46,10 @@ from domain.events import (
     Shipped,
     WrittenOff,
 )
-from domain.expiry import ExpiryQueue
 from domain.figures import Figures, fold_figures
 from domain.hold import Hold, fold_hold
+from domain.open_holds import OpenHolds
+from domain.parts import WHOLE, Part
 from domain.policy import Policy, PolicyPatch
 from domain.values import (
     MAX_QUANTITY,
@@ -74,18 +74,6 @@ class StockItemState(msgspec.Struct, frozen=True):
     holds: list[Hold]
 
 
-class Part(msgspec.Struct, frozen=True, gc=False):
-    """Which part of its command a hold event is; part 1 names the allocations of all."""
-
-    number: int = 1
-    of: int = 1
-    allocations: tuple[Allocated, ...] = ()
-
-
-WHOLE = Part()
-"""The only part of its command."""
-
-
 class _Undo(msgspec.Struct, frozen=True):
     """What one event changed, in O(1): a failed append must leave nothing in memory."""
 
@@ -95,6 +83,7 @@ class _Undo(msgspec.Struct, frozen=True):
     figures: Figures
     reservation_id: str | None
     hold: Hold | None
+    rank: int | None
 
 
 class StockItem(Aggregate):
@@ -109,18 +98,17 @@ class StockItem(Aggregate):
         item = cls.empty(stream)
         item.sku, item.warehouse = split_stock_stream(stream)
         item.figures = Figures()
-        item.holds = {}
+        item._set_open_holds(OpenHolds())
         item.changed_holds = {}
-        item._expiry = ExpiryQueue()
         item._undo = []
         return item
 
     figures: Figures
     holds: dict[str, Hold]
-    """Open holds by reservation, oldest first."""
+    """Open holds by reservation."""
     changed_holds: dict[str, Hold]
     """Holds as the pending events left them, closed ones too: the rows that the write-side index needs."""
-    _expiry: ExpiryQueue
+    _open: OpenHolds
     _undo: list[_Undo]
 
     # What there is -------------------------------------------------------------------------------
@@ -128,13 +116,13 @@ class StockItem(Aggregate):
     def at(self, now: datetime) -> datetime:
         """``now``, but never before the item's last event; what has ended by then becomes due."""
         moment = max(now, self._modified_on)
-        self._expiry.advance(moment, self.holds)
+        self._open.expiry.advance(moment, self.holds)
         return moment
 
     def due_units(self, now: datetime) -> int:
         """Reserved units whose holds have ended by ``now`` without having been released."""
         self.at(now)
-        return self._expiry.due_units
+        return self._open.expiry.due_units
 
     def promisable(self, now: datetime) -> int:
         """How many units may be promised: available (due holds are free, no floor) plus the backorder limit."""
@@ -148,7 +136,7 @@ class StockItem(Aggregate):
     def short(self) -> int:
         """Units promised that are no longer there, beyond what the policy lets be promised without stock."""
         figures = self.figures
-        promised = figures.reserved + figures.committed - self._expiry.due_units
+        promised = figures.reserved + figures.committed - self._open.expiry.due_units
         return max(0, promised - figures.on_hand - figures.policy.backorder_limit)
 
     # Receiving and correcting --------------------------------------------------------------------
@@ -234,17 +222,15 @@ class StockItem(Aggregate):
         if hold is None:
             self._trigger(Returned, now, origin, quantity=quantity, condition=condition, order_id=order_id)
             return
-        self._trigger(
+        self._trigger_part(
             Returned,
+            hold.reservation_id,
+            part,
             now,
             origin,
             quantity=quantity,
             condition=condition,
             order_id=hold.order_id,
-            reservation_id=hold.reservation_id,
-            part=part.number,
-            parts=part.of,
-            allocations=part.allocations,
         )
         if hold.reservation_id not in self.holds:  # closed: the aggregate no longer knows it, the index does
             self.changed_holds[hold.reservation_id] = hold.take_back(quantity, self._version)
@@ -271,11 +257,11 @@ class StockItem(Aggregate):
 
         Raises SweepNeeded if those are more than ``limit``: one decision never pays for thousands.
         """
-        missing = quantity - (self.promisable(now) - self._expiry.due_units)
+        missing = quantity - (self.promisable(now) - self._open.expiry.due_units)
         if missing <= 0:
             return []
         found: list[Hold] = []
-        for reservation_id in self._expiry.due(limit):
+        for reservation_id in self._open.expiry.due(limit):
             found.append(self.holds[reservation_id])
             missing -= found[-1].active
             if missing <= 0:
@@ -285,18 +271,11 @@ class StockItem(Aggregate):
     def due_holds(self, limit: int, now: datetime) -> list[Hold]:
         """Holds that have ended by ``now``, the longest overdue first, at most ``limit``."""
         self.at(now)
-        return [self.holds[reservation_id] for reservation_id in self._expiry.due(limit)]
+        return [self.holds[reservation_id] for reservation_id in self._open.expiry.due(limit)]
 
-    def newest_unpaid(self, units: int, limit: int) -> list[Hold]:
-        """The newest active holds that together make up ``units``, at most ``limit`` of them."""
-        found: list[Hold] = []
-        for hold in reversed(self.holds.values()):
-            if units <= 0 or len(found) == limit:
-                break
-            if hold.active:
-                found.append(hold)
-                units -= hold.active
-        return found
+    def newest_unpaid(self, units: int, limit: int, now: datetime) -> list[Hold]:
+        """The newest active holds, not due ones, that together make up ``units``; at most ``limit`` of them."""
+        return self._open.newest_unpaid(units, limit, now)
 
     def reserve(
         self,
@@ -312,35 +291,26 @@ class StockItem(Aggregate):
     ) -> None:
         """Promise ``quantity`` units. Raises InsufficientStock; what is due must have been released before."""
         promisable = self.promisable(now)
-        if quantity > promisable - self._expiry.due_units:
+        if quantity > promisable - self._open.expiry.due_units:
             raise InsufficientStock([Shortage(self.sku, quantity, max(0, promisable), self.warehouse)])
-        self._trigger(
+        self._trigger_part(
             Reserved,
+            reservation_id,
+            part,
             now,
             origin,
-            reservation_id=reservation_id,
             order_id=order_id,
             quantity=quantity,
             expires_at=expires_at,
             kind=kind,
-            part=part.number,
-            parts=part.of,
-            allocations=part.allocations,
             request=request,
         )
 
     def commit(self, reservation_id: str, quantity: int, origin: Origin, now: datetime, part: Part = WHOLE) -> None:
-        """The order has paid: its active units become committed."""
-        self._trigger(
-            Committed,
-            now,
-            origin,
-            reservation_id=reservation_id,
-            quantity=quantity,
-            part=part.number,
-            parts=part.of,
-            allocations=part.allocations,
-        )
+        """The order has paid: its active units become committed. Raises ReservationExpired, QuantityOutOfRange."""
+        self._refuse_if_expired(reservation_id, now)
+        self._refuse_more_than_held(reservation_id, Bucket.RESERVED, quantity)
+        self._trigger_part(Committed, reservation_id, part, now, origin, quantity=quantity)
 
     def release(
         self,
@@ -352,33 +322,17 @@ class StockItem(Aggregate):
         now: datetime,
         part: Part = WHOLE,
     ) -> None:
-        """Give back active units, or cancel committed ones."""
-        self._trigger(
-            Released,
-            now,
-            origin,
-            reservation_id=reservation_id,
-            quantity=quantity,
-            bucket=bucket,
-            reason=reason,
-            part=part.number,
-            parts=part.of,
-            allocations=part.allocations,
-        )
+        """Give back active units, or cancel committed ones. Raises QuantityOutOfRange."""
+        self._refuse_more_than_held(reservation_id, bucket, quantity)
+        self._trigger_part(Released, reservation_id, part, now, origin, quantity=quantity, bucket=bucket, reason=reason)
 
     def extend(
         self, reservation_id: str, expires_at: datetime, origin: Origin, now: datetime, part: Part = WHOLE
     ) -> None:
-        self._trigger(
-            Extended,
-            now,
-            origin,
-            reservation_id=reservation_id,
-            expires_at=expires_at,
-            part=part.number,
-            parts=part.of,
-            allocations=part.allocations,
-        )
+        """The active units' hold ends at another time. Raises ReservationExpired, QuantityOutOfRange."""
+        self._refuse_if_expired(reservation_id, now)
+        self._refuse_more_than_held(reservation_id, Bucket.RESERVED, 1)
+        self._trigger_part(Extended, reservation_id, part, now, origin, expires_at=expires_at)
 
     def refuse_shipping(self, quantity: int) -> None:
         """Raise InsufficientStock if fewer than ``quantity`` units are there to go out of the door."""
@@ -395,19 +349,10 @@ class StockItem(Aggregate):
         now: datetime,
         part: Part = WHOLE,
     ) -> None:
-        """Committed units leave the building. Raises InsufficientStock."""
+        """Committed units leave the building. Raises InsufficientStock, QuantityOutOfRange."""
         self.refuse_shipping(quantity)
-        self._trigger(
-            Shipped,
-            now,
-            origin,
-            reservation_id=reservation_id,
-            quantity=quantity,
-            tracking=tracking,
-            part=part.number,
-            parts=part.of,
-            allocations=part.allocations,
-        )
+        self._refuse_more_than_held(reservation_id, Bucket.COMMITTED, quantity)
+        self._trigger_part(Shipped, reservation_id, part, now, origin, quantity=quantity, tracking=tracking)
 
     # Guards --------------------------------------------------------------------------------------
 
@@ -425,6 +370,17 @@ class StockItem(Aggregate):
         maximum = policy.max_stock_level
         if maximum is not None and self.figures.on_hand + quantity > maximum:
             raise CapacityExceeded(self.sku, self.warehouse, quantity, max(0, maximum - self.figures.on_hand))
+
+    def _refuse_if_expired(self, reservation_id: str, now: datetime) -> None:
+        hold = self.holds.get(reservation_id)
+        if hold is not None and hold.is_due(max(now, self._modified_on)):
+            raise ReservationExpired(reservation_id)
+
+    def _refuse_more_than_held(self, reservation_id: str, bucket: Bucket, quantity: int) -> None:
+        hold = self.holds.get(reservation_id)
+        held = 0 if hold is None else hold.active if bucket is Bucket.RESERVED else hold.committed
+        if quantity > held:
+            self._refuse_more_than(f"{bucket} for {reservation_id}", quantity, held)
 
     def _refuse_if_discontinued(self) -> None:
         if self.figures.discontinued:
@@ -453,19 +409,41 @@ class StockItem(Aggregate):
 
     # Events --------------------------------------------------------------------------------------
 
+    def _trigger_part(
+        self, event_class: type[Event], reservation_id: str, part: Part, now: datetime, origin: Origin, **facts: Any
+    ) -> None:
+        """Trigger what is a part of a command on a reservation."""
+        self._trigger(
+            event_class,
+            now,
+            origin,
+            reservation_id=reservation_id,
+            part=part.number,
+            parts=part.of,
+            allocations=part.allocations,
+            **facts,
+        )
+
     def _apply(self, event: Event) -> None:
         self.figures = fold_figures(self.figures, event)
         if isinstance(event, HoldEvent):
             before = self.holds.get(event.reservation_id)
-            self._set_hold(before, fold_hold(before, event, self.sku, self.warehouse))
+            self._put_hold(before, fold_hold(before, event, self.sku, self.warehouse))
         elif isinstance(event, Returned) and event.reservation_id in self.holds:
             before = self.holds[event.reservation_id]
-            self._set_hold(before, before.take_back(event.quantity, event.originator_version))
+            self._put_hold(before, before.take_back(event.quantity, event.originator_version))
+
+    def _put_hold(self, before: Hold | None, after: Hold) -> None:
+        self._open.put(before, after)
+        self.changed_holds[after.reservation_id] = after
 
     def _remember(self, event: Event) -> None:
         reservation_id = event.reservation_id if isinstance(event, HoldEvent | Returned) else None
         hold = self.holds.get(reservation_id) if reservation_id else None
-        self._undo.append(_Undo(self._version, self._created_on, self._modified_on, self.figures, reservation_id, hold))
+        rank = self._open.ranks[reservation_id] if hold and reservation_id else None
+        self._undo.append(
+            _Undo(self._version, self._created_on, self._modified_on, self.figures, reservation_id, hold, rank)
+        )
 
     def accept(self) -> None:
         """The pending events are in the log: forget how to undo them."""
@@ -479,31 +457,14 @@ class StockItem(Aggregate):
             self._version, self.figures = undo.version, undo.figures
             self._created_on, self._modified_on = undo.created_on, undo.modified_on
             if undo.reservation_id:
-                self._restore(undo.reservation_id, undo.hold)
+                self._open.restore(undo.reservation_id, undo.hold, undo.rank)
         self.accept()
-
-    def _restore(self, reservation_id: str, hold: Hold | None) -> None:
-        present = self.holds.pop(reservation_id, None)
-        if present is not None:
-            self._expiry.changed(present, replace(present, active=0), self.holds)
-        if hold is not None:
-            self.holds[reservation_id] = hold
-            if hold.active and hold.expires_at:
-                self._expiry.enqueue(hold, self.holds)
-
-    def _set_hold(self, before: Hold | None, after: Hold) -> None:
-        if after.is_open:
-            self.holds[after.reservation_id] = after
-        else:
-            self.holds.pop(after.reservation_id, None)
-        self._expiry.changed(before, after, self.holds)
-        self.changed_holds[after.reservation_id] = after
 
     # Snapshots -----------------------------------------------------------------------------------
 
     def to_state(self) -> StockItemState:
         """Everything that a later :meth:`from_state` needs."""
-        return StockItemState(self.figures, self._created_on, self._modified_on, list(self.holds.values()))
+        return StockItemState(self.figures, self._created_on, self._modified_on, self._open.oldest_first())
 
     @classmethod
     def from_state(cls, stream: str, version: int, state: StockItemState) -> Self:
@@ -511,11 +472,12 @@ class StockItem(Aggregate):
         item = cls.unregistered(stream)
         item._version, item.figures = version, state.figures
         item._created_on, item._modified_on = state.created_on, state.modified_on
-        item.holds = {hold.reservation_id: hold for hold in state.holds}
-        for hold in state.holds:
-            if hold.active and hold.expires_at:
-                item._expiry.enqueue(hold, item.holds)
+        item._set_open_holds(OpenHolds(state.holds))
         return item
+
+    def _set_open_holds(self, holds: OpenHolds) -> None:
+        self._open = holds
+        self.holds = holds.by_reservation
 
     @classmethod
     def fold(cls, sku: str, warehouse: str, events: Sequence[Event]) -> Self:

@@ -1,0 +1,238 @@
+"""One batch's unit of work: what its commands may look at, and what they leave to be appended.
+
+A handler has no way to reach a connection: it sees aggregates, reservations and the time.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime
+
+from domain.aggregate import Aggregate
+from domain.commands import Command
+from domain.errors import UnknownReservation
+from domain.events import Event, Origin, Registered
+from domain.reservation import Reservation, ReservationHeader
+from domain.stock_item import StockItem
+from domain.values import split_stock_stream, stock_stream
+from domain.warehouse import Warehouse
+from infra.event_store.mapper import EventMapper
+from infra.event_store.port import Loaded, Outcome, Refusal, StoredRow, Writes
+from write_side.memory import KnownReservation, Memory
+
+
+class NotLoaded(Exception):
+    """A command turned out to need what was not loaded for it; it has changed nothing yet."""
+
+    def __init__(self, streams: Iterable[str] = (), reservation_id: str | None = None) -> None:
+        super().__init__(*streams)
+        self.streams = list(streams)
+        self.reservation_id = reservation_id
+
+
+class Decision:
+    """The commands of a batch, decided one after another against the same memory.
+
+    ``loaded`` is what was read under the log's lock, or None if the batch is decided on memory alone.
+    """
+
+    def __init__(self, memory: Memory, mapper: EventMapper, now: datetime, loaded: Loaded | None) -> None:
+        self.now = now
+        self._memory = memory
+        self._mapper = mapper
+        self._loaded = loaded
+        self._touched: dict[str, Aggregate] = {}
+        self._read_at: dict[str, int] = {}
+        self._collected: dict[str, int] = {}
+        self._accessed: dict[str, Aggregate] = {}
+        self._outcomes: dict[tuple[str, str], Outcome] = {}
+        self._headers: dict[str, ReservationHeader] = {}
+        self._streams_of: dict[str, tuple[str, ...]] = {}
+        self._writes = Writes(now)
+        self.follow_ups: list[Command] = []
+
+    # What a handler sees (and the allocator: domain.allocation.Stock) ----------------------------
+
+    def stock_item(self, sku: str, warehouse: str) -> StockItem:
+        """The item, at version 0 if it was never registered. Raises NotLoaded."""
+        return self._item(stock_stream(sku, warehouse))
+
+    def _item(self, stream: str) -> StockItem:
+        item = self._touched.get(stream)
+        if item is None:
+            if stream in self._memory.unreadable:
+                raise self._memory.unreadable[stream]
+            item = self._memory.item(stream)
+            if item is None:
+                raise NotLoaded([stream])
+            self._touched[stream] = item
+            self._read_at[stream] = item.version
+        self._accessed[stream] = item
+        assert isinstance(item, StockItem)
+        return item
+
+    def item_of_stream(self, stream: str) -> StockItem:
+        """The item of a stream id. Raises NotLoaded."""
+        return self._item(stream)
+
+    def item(self, sku: str, warehouse: str) -> StockItem | None:
+        """The item if it was ever registered. Raises NotLoaded."""
+        item = self._item(stock_stream(sku, warehouse))
+        return item if item.version else None
+
+    def warehouse(self, code: str) -> Warehouse | None:
+        """The warehouse if it exists."""
+        warehouse = self._memory.warehouses.get(code)
+        return warehouse if warehouse is not None and warehouse.version else None
+
+    def warehouse_to_put(self, code: str) -> Warehouse:
+        """The warehouse, at version 0 if it does not exist yet, to be created or changed."""
+        warehouse = self._memory.warehouses.get(code)
+        if warehouse is None:
+            warehouse = self._memory.warehouses[code] = Warehouse.uncreated(code)
+        self._touched[warehouse.id] = self._accessed[warehouse.id] = warehouse
+        return warehouse
+
+    def warehouses_of(self, sku: str) -> list[str]:
+        """Codes of the warehouses where the SKU was registered, in this batch too. Raises NotLoaded."""
+        if self._loaded is None or sku not in self._loaded.places:
+            raise NotLoaded
+        here = self._loaded.places[sku]
+        return here + [code for s, code in self._writes.items if s == sku and code not in here]
+
+    def find_reservation(self, reservation_id: str) -> Reservation | None:
+        """The reservation as it stands now, None if there is none of this id. Raises NotLoaded."""
+        header = self._headers.get(reservation_id)
+        if header is not None:
+            streams = self._streams_of[reservation_id]
+        else:
+            known = self._memory.reservations.get(reservation_id)
+            if known is None:
+                if self._loaded is None:
+                    raise NotLoaded(reservation_id=reservation_id)
+                return None
+            header, streams = known
+        items = [self._item(stream) for stream in streams]
+        rows = () if self._loaded is None else tuple(self._loaded.holds.get(reservation_id, ()))
+        by_place = {(hold.sku, hold.warehouse): hold for hold in rows}
+        holds = []
+        for item in items:
+            # The item is right about what is open, and about what this batch has closed; the index about the rest.
+            hold = item.changed_holds.get(reservation_id) or item.holds.get(reservation_id)
+            hold = hold or by_place.get((item.sku, item.warehouse))
+            if hold is None:
+                raise NotLoaded(reservation_id=reservation_id)
+            holds.append(hold)
+        return Reservation(header, holds, {(item.sku, item.warehouse): item for item in items})
+
+    @property
+    def on_memory_alone(self) -> bool:
+        """Whether this batch is decided without having looked into the log."""
+        return self._loaded is None
+
+    def reservation(self, reservation_id: str) -> Reservation:
+        """The reservation as it stands now. Raises UnknownReservation, NotLoaded."""
+        found = self.find_reservation(reservation_id)
+        if found is None:
+            raise UnknownReservation(reservation_id)
+        return found
+
+    def refresh(self, reservation: Reservation) -> Reservation:
+        """The reservation after the events that this command has triggered."""
+        holds = [reservation.item_of(hold).changed_holds.get(hold.reservation_id, hold) for hold in reservation.holds]
+        return Reservation(reservation.header, holds, reservation.items)
+
+    # What the executor does with it --------------------------------------------------------------
+
+    def outcome(self, scope: str, key: str) -> Outcome | None:
+        """What was decided before under this key, in this batch or an earlier one."""
+        outcome = self._outcomes.get((scope, key))
+        if outcome is None and self._loaded is not None:
+            outcome = self._loaded.outcomes.get((scope, key))
+        return outcome
+
+    def record(self, outcome: Outcome) -> None:
+        """Keep the outcome of a decision with what it decided."""
+        self._outcomes[outcome.scope, outcome.key] = outcome
+        self._writes.outcomes.append(outcome)
+
+    def record_refusal(self, refusal: Refusal) -> None:
+        self._writes.refusals.append(refusal)
+
+    def created(self, reservation: Reservation) -> None:
+        """A new reservation: its header goes into the index."""
+        header = reservation.header
+        self._headers[header.reservation_id] = header
+        self._streams_of[header.reservation_id] = tuple(reservation.item_of(h).id for h in reservation.holds)
+        self._writes.headers.append(header)
+
+    def collect(self) -> None:
+        """Take what the command that was just decided has triggered, in the order in which it came to the items."""
+        for stream, aggregate in self._accessed.items():
+            seen = self._collected.get(stream, 0)
+            if len(aggregate.new_events) > seen:
+                for event in aggregate.new_events[seen:]:
+                    self._collect_event(event)
+                self._collected[stream] = len(aggregate.new_events)
+        self._accessed.clear()
+
+    def extend(self, more: Loaded) -> None:
+        """Add what was loaded later in the same transaction."""
+        assert self._loaded is not None
+        self._loaded.headers |= more.headers
+        self._loaded.holds |= more.holds
+        self._loaded.places |= more.places
+
+    def _collect_event(self, event: Event) -> None:
+        stream, version = event.originator_id, event.originator_version
+        self._writes.events.append(StoredRow(stream, version, event.TOPIC, self._mapper.encode(event)))
+        if type(event) is Registered:
+            self._writes.items.append(split_stock_stream(stream))
+
+    def writes(self) -> Writes:
+        """Everything that this batch appends."""
+        writes = self._writes
+        for stream, aggregate in self._touched.items():
+            if isinstance(aggregate, StockItem):
+                writes.holds += aggregate.changed_holds.values()
+                if not aggregate.new_events:
+                    writes.read[stream] = self._read_at[stream]
+            elif isinstance(aggregate, Warehouse) and aggregate.new_events:
+                writes.warehouses.append((aggregate.code, aggregate.version))
+        return writes
+
+    def accept(self) -> list[StockItem]:
+        """The batch is in the log: memory may keep it. The stock items that it changed."""
+        changed = []
+        for aggregate in self._touched.values():
+            if aggregate.new_events:
+                aggregate.accept()
+                if isinstance(aggregate, StockItem):
+                    changed.append(aggregate)
+        for reservation_id, header in self._headers.items():
+            self._memory.reservations.put(reservation_id, KnownReservation(header, self._streams_of[reservation_id]))
+        return changed
+
+    def undo(self) -> None:
+        """The batch is not in the log: memory must not keep it."""
+        for aggregate in self._touched.values():
+            aggregate.undo()
+
+
+def origin_of(
+    command_id: str,
+    actor: str,
+    correlation_id: str | None,
+    causation_id: str | None,
+    key: str | None,
+    command: Command,
+) -> Origin:
+    """Where the events of ``command`` come from."""
+    return Origin(
+        command_id=command_id,
+        actor=actor,
+        correlation_id=correlation_id or command_id,
+        causation_id=causation_id,
+        idempotency_key=key,
+        note=getattr(command, "note", None),
+        reference=getattr(command, "reference", None),
+        metadata=getattr(command, "metadata", None),
+    )

@@ -1,0 +1,518 @@
+"""Where a command becomes durable: decided in batches, committed together, answered after the commit.
+
+Commands from every door enter one bounded queue. While one batch commits the next one gathers; there is
+no artificial delay. A batch is decided in one of two ways:
+
+*under the lock* (the correctness baseline): lock and load in one round trip, decide, append and commit in
+another. Nobody else can append in between, so there is nothing to conflict with;
+
+*on memory alone*: decide on what memory holds, then lock, check, append and commit in one round trip. If
+memory was stale the store refuses, memory takes the batch back, and the process stays under the lock for
+some batches, because the next ones would probably meet the same neighbour.
+
+In both ways a refused command fails alone. An append that fails leaves nothing in memory. A connection
+lost during the commit leaves the outcome unknown: the batch is decided again under the lock, where the
+idempotency keys tell what had been applied.
+"""
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+from prometheus_client import Counter
+
+from domain.commands import Command, ExpireHolds
+from domain.errors import DomainError, IdempotencyKeyReused, SweepNeeded
+from domain.hold import EXPIRY_ACTOR
+from infra.documents import encode
+from infra.event_store.mapper import EventMapper, UnreadableEvent
+from infra.event_store.port import (
+    Conflict,
+    EventStore,
+    Loaded,
+    LockTimeout,
+    Needs,
+    Outcome,
+    Refusal,
+    StoreError,
+    StoreUnavailable,
+)
+from infra.ids import new_id
+from infra.problems import problem, refusal_problem
+from infra.settings import WriteSettings
+from write_side.decision import Decision, NotLoaded, origin_of
+from write_side.handlers import HANDLERS, NOTHING, Footprint, Handler
+from write_side.memory import Memory
+from write_side.metrics import BATCHES, COMMANDS, CONFLICTS, QUEUED
+from write_side.store_clock import StoreClock
+from write_side.submission import Answer, Overloaded, Submission
+
+log = logging.getLogger(__name__)
+
+_RECONNECT_PAUSE_S = 0.1
+_LOADS_MAX = 6
+"""How often a command may turn out to need more: its reservation, then its items, then what changed meanwhile."""
+
+UNAVAILABLE = Answer(*problem("unavailable", "the outcome is unknown: ask again with the same idempotency key"))
+INTERNAL = Answer(*problem("internal", "the command could not be decided; nothing was changed"))
+
+
+@dataclass(slots=True, eq=False)
+class _Work:
+    """A submission on its way."""
+
+    submission: Submission
+    handler: Handler[Command]
+    deadline: float
+    footprint: Footprint = NOTHING
+    loads: int = 0
+    internal: bool = False
+
+
+@dataclass(slots=True)
+class _Round:
+    """What came of one batch, before it is known to be in the log."""
+
+    answers: list[tuple[_Work, Answer]] = field(default_factory=list)
+    ahead: dict[str, None] = field(default_factory=dict)
+    """Streams to be swept before the commands in ``again``."""
+    again: list[_Work] = field(default_factory=list)
+
+
+class CommandExecutor:
+    """The one way from a command to the log in this process.
+
+    Use: ``await start()``, then :meth:`submit`; ``await drain()`` answers what was admitted and stops.
+    """
+
+    def __init__(self, store: EventStore, settings: WriteSettings, mapper: EventMapper | None = None) -> None:
+        self._store = store
+        self._mapper = mapper or EventMapper()
+        self._memory = Memory(self._mapper, settings.identity_map_items, settings.snapshot_every)
+        self._queue_limit = settings.queue_limit
+        self._batch_limit = settings.batch_limit
+        self._deadline_s = settings.request_deadline_ms / 1000
+        self._lock_first_batches = settings.lock_first_batches
+        self._optimistic = settings.optimistic
+        self._locked_batches_left = 0
+        self._ready: deque[_Work] = deque()
+        self._cold: list[_Work] = []
+        self._outbox: list[tuple[_Work, Answer]] = []
+        self._wake = asyncio.Event()
+        self._wake_loader = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._admitted = 0
+        self._clock = StoreClock()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._snapshots: set[asyncio.Task[None]] = set()
+        self._counters: dict[tuple[str, int], Counter] = {}
+        self._connected = False
+
+    # Doors ---------------------------------------------------------------------------------------
+
+    @property
+    def ready(self) -> bool:
+        """Whether commands can be decided: the store is connected."""
+        return self._connected and bool(self._tasks)
+
+    async def start(self) -> None:
+        """Connect to the store and begin to work. Raises StoreUnavailable."""
+        await self._store.open()
+        await self._look_around()
+        loop = asyncio.get_running_loop()
+        self._tasks = [loop.create_task(self._work()), loop.create_task(self._load_cold())]
+
+    async def drain(self) -> None:
+        """Answer everything that was admitted, then stop."""
+        while self._admitted:
+            self._idle.clear()
+            await self._idle.wait()
+        for task in (*self._tasks, *self._snapshots):
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        self._tasks = []
+        await self._store.close()
+
+    def submit(self, submission: Submission) -> None:
+        """Admit a command. Raises Overloaded if the queue is full: then nothing was admitted."""
+        if self._admitted >= self._queue_limit:
+            raise Overloaded
+        self._admit(submission)
+
+    def submit_all(self, submissions: Sequence[Submission]) -> None:
+        """Admit all of these commands or, if they do not fit into the queue, none. Raises Overloaded."""
+        if self._admitted + len(submissions) > self._queue_limit:
+            raise Overloaded
+        for submission in submissions:
+            self._admit(submission)
+
+    async def execute(self, command: Command, *, key: str | None = None, actor: str = EXPIRY_ACTOR) -> Answer:
+        """Submit a command and wait for its answer. Without a key nothing is recorded: it must bear repeating."""
+        answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+
+        def answer(outcome: Answer) -> None:
+            if not answered.done():
+                answered.set_result(outcome)
+
+        submission = Submission(command, b"", key or "", answer, actor=actor)
+        if self._admitted >= self._queue_limit:
+            raise Overloaded
+        self._admit(submission, internal=key is None)
+        return await answered
+
+    def _admit(self, submission: Submission, *, internal: bool = False) -> None:
+        handler = HANDLERS[type(submission.command)]
+        work = _Work(submission, handler, time.monotonic() + self._deadline_s, internal=internal)
+        self._admitted += 1
+        self._route(work)
+
+    def _route(self, work: _Work) -> None:
+        """Into the queue if memory has what the command touches, else to the loader."""
+        work.footprint = footprint = work.handler.footprint(work.submission.command, self._memory)
+        if work.loads < _LOADS_MAX and self._lacks(footprint):
+            self._cold.append(work)
+            self._wake_loader.set()
+        else:
+            self._ready.append(work)
+            self._wake.set()
+
+    def _lacks(self, footprint: Footprint) -> bool:
+        return not footprint.complete or any(stream not in self._memory for stream in footprint.streams)
+
+    # Loading ahead -------------------------------------------------------------------------------
+
+    async def _look_around(self) -> None:
+        """Learn the time and every warehouse."""
+        await self._read(Needs())
+        self._connected = True
+
+    async def _load_cold(self) -> None:
+        """Load what memory lacks beside the batch that is committing, so that no lock is held meanwhile."""
+        while True:
+            await self._wake_loader.wait()
+            self._wake_loader.clear()
+            works, self._cold = self._cold, []
+            needs = Needs()
+            for work in works:
+                work.loads += 1
+                self._add_needs(needs, work, locked=False)
+            try:
+                await self._read(needs)
+            except StoreError:
+                log.warning("could not load ahead: the batch will load under the lock", exc_info=True)
+                for work in works:
+                    work.loads = _LOADS_MAX
+            for work in works:
+                self._route_loaded(work)
+
+    def _route_loaded(self, work: _Work) -> None:
+        """What was asked for is in memory now, or does not exist; it may have shown that more is needed."""
+        known_before = work.footprint.complete
+        work.footprint = work.handler.footprint(work.submission.command, self._memory)
+        if not known_before and not work.footprint.complete:
+            work.loads = _LOADS_MAX  # there is no such reservation: the lock will have the last word
+        self._route(work)
+
+    async def _read(self, needs: Needs) -> Loaded:
+        loaded = await self._store.read(needs, self._memory.warehouses_changed)
+        missing = self._memory.take_in(loaded, needs, locked=False)
+        if missing:
+            await self._read_warehouses(missing)
+        self._memory.warehouses_seen(loaded)
+        self._clock.heard(loaded.now)
+        return loaded
+
+    async def _read_warehouses(self, streams: Sequence[str]) -> None:
+        needs = self._warehouse_needs(streams)
+        loaded = await self._store.read(needs, self._memory.warehouses_changed)
+        self._memory.take_in(loaded, needs, locked=False)
+
+    def _warehouse_needs(self, streams: Sequence[str]) -> Needs:
+        versions = {warehouse.id: warehouse.version for warehouse in self._memory.warehouses.values()}
+        return Needs(cached={stream: versions[stream] for stream in streams})
+
+    def _add_needs(self, needs: Needs, work: _Work, *, locked: bool) -> None:
+        footprint = work.footprint
+        for stream in footprint.streams:
+            if stream not in self._memory:
+                needs.cold.add(stream)
+            elif locked:
+                needs.cached[stream] = self._memory.version(stream)
+        if footprint.reservation_id is not None and (locked or not footprint.complete):
+            needs.reservations.add(footprint.reservation_id)
+        needs.skus.update(footprint.skus)
+        if locked and not work.internal:
+            needs.keys.add((work.submission.scope, work.submission.key))
+
+    # Batches -------------------------------------------------------------------------------------
+
+    async def _work(self) -> None:
+        """Take what has gathered, settle it, take again."""
+        while True:
+            if not self._ready:
+                self._deliver()
+                if not self._ready:
+                    self._wake.clear()
+                    await self._wake.wait()
+                    continue
+            batch = [self._ready.popleft() for _ in range(min(len(self._ready), self._batch_limit))]
+            try:
+                await self._settle(batch)
+            except Exception:
+                log.exception("a batch could not be settled")
+                self._answer_all(batch, INTERNAL)
+            self._memory.trim()
+            QUEUED.set(len(self._ready) + len(self._cold))
+
+    async def _settle(self, batch: list[_Work]) -> None:
+        """Bring every command of the batch to its answer: committed, refused, or unknown at its deadline."""
+        unsure = False
+        while batch := self._in_time(batch):
+            try:
+                async with asyncio.timeout(self._deadline_s):
+                    if not unsure and self._may_guess(batch):
+                        await self._on_memory_alone(batch)
+                    else:
+                        await self._under_lock(batch)
+            except Conflict as conflict:
+                CONFLICTS.inc()
+                unsure = True
+                if conflict.stale:
+                    self._locked_batches_left = self._lock_first_batches
+            except NotLoaded:
+                unsure = True
+            except LockTimeout:
+                log.warning("the append lock was not to be had in time")
+            except (StoreUnavailable, TimeoutError):
+                unsure = True
+                await self._reconnect()
+            except Exception:  # the store rejects a row, or a decision has a fault: find out whose
+                if len(batch) == 1:
+                    log.exception("a command could not be decided")
+                    self._answer_all(batch, INTERNAL)
+                    return
+                for work in batch:
+                    await self._settle([work])
+                return
+            else:
+                return
+
+    def _in_time(self, batch: list[_Work]) -> list[_Work]:
+        now = time.monotonic()
+        late = [work for work in batch if work.deadline <= now]
+        self._answer_all(late, UNAVAILABLE)
+        return [work for work in batch if work.deadline > now] if late else batch
+
+    def _answer_all(self, batch: Iterable[_Work], answer: Answer) -> None:
+        self._outbox += [(work, answer) for work in batch]
+
+    def _may_guess(self, batch: Sequence[_Work]) -> bool:
+        if not self._optimistic:
+            return False
+        if self._locked_batches_left:
+            self._locked_batches_left -= 1
+            return False
+        memory = self._memory
+        return all(
+            work.footprint.certain and all(stream in memory for stream in work.footprint.streams) for work in batch
+        )
+
+    async def _on_memory_alone(self, batch: Sequence[_Work]) -> None:
+        decision = Decision(self._memory, self._mapper, self._clock.now(), None)
+        try:
+            done = self._decide(batch, decision)
+            writes = decision.writes()
+            if writes:
+                sent = self._store.append_unseen(writes, self._memory.warehouses_changed)
+                self._deliver()
+                self._clock.heard(await sent)
+        except BaseException:
+            decision.undo()
+            raise
+        self._committed(decision, done, "memory")
+
+    async def _under_lock(self, batch: Sequence[_Work]) -> None:
+        needs = Needs()
+        for work in batch:
+            self._add_needs(needs, work, locked=True)
+        sent = self._store.lock_and_load(needs, self._memory.warehouses_changed)
+        self._deliver()
+        loaded = await sent
+        decision = Decision(self._memory, self._mapper, loaded.now, loaded)
+        try:
+            await self._take_in(loaded, needs)
+            done = await self._decide_loading(batch, decision)
+            writes = decision.writes()
+            if writes:
+                self._clock.heard(await self._store.append(writes))
+            else:
+                await self._store.abandon()
+        except BaseException as error:
+            decision.undo()
+            if not isinstance(error, StoreError | asyncio.CancelledError):  # the store ends what it fails itself
+                await self._store.abandon()
+            raise
+        self._committed(decision, done, "lock")
+
+    async def _take_in(self, loaded: Loaded, needs: Needs) -> None:
+        missing = self._memory.take_in(loaded, needs, locked=True)
+        if missing:
+            more = self._warehouse_needs(missing)
+            self._memory.take_in(await self._store.load_more(more, self._memory.warehouses_changed), more, locked=True)
+        self._memory.warehouses_seen(loaded)
+
+    def _committed(self, decision: Decision, done: _Round, way: str) -> None:
+        """The batch is in the log (or appended nothing): memory keeps it, the answers may go."""
+        changed = decision.accept()
+        BATCHES.labels(way).inc()
+        self._outbox += done.answers
+        for work in reversed(done.again):
+            self._ready.appendleft(work)
+        for stream in done.ahead:
+            self._ready.appendleft(self._own_work(ExpireHolds(stream=stream)))
+        for command in decision.follow_ups:
+            self._ready.append(self._own_work(command))
+        snapshots = self._memory.snapshots_due(changed)
+        if snapshots:
+            task = asyncio.get_running_loop().create_task(self._store.write_snapshots(snapshots))
+            self._snapshots.add(task)
+            task.add_done_callback(self._snapshot_written)
+
+    def _snapshot_written(self, task: asyncio.Task[None]) -> None:
+        self._snapshots.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.warning("a snapshot was not kept: the next load replays more", exc_info=task.exception())
+
+    def _own_work(self, command: Command) -> _Work:
+        """A command that the service gives itself: nobody waits for its answer."""
+        self._admitted += 1
+        submission = Submission(command, b"", "", _nobody_waits, actor=EXPIRY_ACTOR)
+        handler = HANDLERS[type(command)]
+        return _Work(
+            submission,
+            handler,
+            time.monotonic() + self._deadline_s,
+            handler.footprint(command, self._memory),
+            internal=True,
+        )
+
+    # Deciding ------------------------------------------------------------------------------------
+
+    def _decide(self, batch: Iterable[_Work], decision: Decision) -> _Round:
+        done = _Round()
+        for work in batch:
+            self._decide_one(work, decision, done)
+        return done
+
+    async def _decide_loading(self, batch: Iterable[_Work], decision: Decision) -> _Round:
+        """Decide under the lock; what a command turns out to need is loaded in the same transaction."""
+        done = _Round()
+        for work in batch:
+            for attempt in range(_LOADS_MAX):
+                try:
+                    self._decide_one(work, decision, done)
+                    break
+                except NotLoaded as missing:
+                    if attempt == _LOADS_MAX - 1:
+                        raise RuntimeError("a command needs more each time it is decided") from missing
+                    await self._load_missing(work, missing, decision)
+        return done
+
+    async def _load_missing(self, work: _Work, missing: NotLoaded, decision: Decision) -> None:
+        needs = Needs(cold={stream for stream in missing.streams if stream not in self._memory})
+        if missing.reservation_id is not None:
+            needs.reservations.add(missing.reservation_id)
+        needs.skus.update(work.footprint.skus)
+        more = await self._store.load_more(needs, self._memory.warehouses_changed)
+        self._memory.take_in(more, needs, locked=True)
+        decision.extend(more)
+        work.footprint = work.handler.footprint(work.submission.command, self._memory)
+        places = Needs(cold={stream for stream in work.footprint.streams if stream not in self._memory})
+        if places:
+            even_more = await self._store.load_more(places, self._memory.warehouses_changed)
+            self._memory.take_in(even_more, places, locked=True)
+
+    def _decide_one(self, work: _Work, decision: Decision, done: _Round) -> None:
+        submission = work.submission
+        if not work.internal:
+            recorded = decision.outcome(submission.scope, submission.key)
+            if recorded is not None:
+                done.answers.append((work, _replay(recorded, submission)))
+                return
+        command = submission.command
+        origin = origin_of(
+            new_id(),
+            submission.actor,
+            submission.correlation_id,
+            submission.causation_id,
+            None if work.internal else submission.key,
+            command,
+        )
+        try:
+            status, document = work.handler.decide(command, submission.digest.hex(), decision, origin)
+            body = encode(document)
+        except DomainError as refusal:
+            status, body = refusal_problem(refusal)
+            order_id = getattr(command, "order_id", None)
+            decision.record_refusal(Refusal(work.handler.operation, refusal.code, order_id, origin.actor, body))
+        except SweepNeeded as sweep:
+            done.ahead[sweep.stream] = None
+            done.again.append(work)
+            return
+        except UnreadableEvent as unreadable:
+            log.error("%s cannot be decided: %s", work.handler.operation, unreadable)  # noqa: TRY400 - told once, in full
+            done.answers.append((work, INTERNAL))
+            return
+        decision.collect()
+        if not work.internal:
+            decision.record(Outcome(submission.scope, submission.key, submission.digest, status, body))
+        done.answers.append((work, Answer(status, body)))
+
+    # Answering -----------------------------------------------------------------------------------
+
+    def _deliver(self) -> None:
+        """Tell the callers of what is settled. Called when the next batch has been sent: it waits for nobody."""
+        outbox, self._outbox = self._outbox, []
+        for work, answer in outbox:
+            self._admitted -= 1
+            self._count(work.handler.operation, answer.status)
+            try:
+                work.submission.answer(answer)
+            except Exception:
+                log.exception("an answer could not be delivered")
+        if not self._admitted:
+            self._idle.set()
+
+    def _count(self, operation: str, status: int) -> None:
+        counter = self._counters.get((operation, status))
+        if counter is None:
+            counter = self._counters[operation, status] = COMMANDS.labels(operation, str(status))
+        counter.inc()
+
+    async def _reconnect(self) -> None:
+        """Until the store is back, or the first deadline of what waits is over."""
+        self._connected = False
+        try:
+            await self._store.open()
+            await self._look_around()
+        except StoreError as error:
+            log.warning("the event store is away: %s", error)
+            waiting = self._in_time(list(self._ready))
+            self._ready = deque(waiting)
+            self._deliver()
+            await asyncio.sleep(_RECONNECT_PAUSE_S)
+
+
+def _nobody_waits(answer: Answer) -> None:
+    """The answer to a command of the service's own."""
+
+
+def _replay(recorded: Outcome, submission: Submission) -> Answer:
+    if recorded.digest != submission.digest:
+        return Answer(*refusal_problem(IdempotencyKeyReused(submission.key)))
+    return Answer(recorded.status, recorded.body, replayed=True)

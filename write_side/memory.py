@@ -1,0 +1,194 @@
+"""What an executor remembers between batches: a cache of the log, thrown away without harm.
+
+Stock items are an LRU of bounded size; warehouses are few and all kept; of reservations the immutable
+header and the places of its holds, so that a later command finds its items without asking.
+"""
+
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import Generic, NamedTuple, TypeVar
+
+import msgspec
+from eventsourcing.domain import OriginatorVersionError
+
+from domain.aggregate import Aggregate
+from domain.reservation import ReservationHeader
+from domain.stock_item import StockItem, StockItemState
+from domain.values import warehouse_stream
+from domain.warehouse import Warehouse
+from infra.event_store.mapper import EventMapper, UnreadableEvent
+from infra.event_store.port import Loaded, Needs, SnapshotRow, StoredRow
+
+_WAREHOUSE = warehouse_stream("")
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Lru(Generic[K, V]):
+    """A mapping of bounded size: the least recently used goes first, when :meth:`trim` is called."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._entries: OrderedDict[K, V] = OrderedDict()
+
+    def get(self, key: K) -> V | None:
+        value = self._entries.get(key)
+        if value is not None:
+            self._entries.move_to_end(key)
+        return value
+
+    def put(self, key: K, value: V) -> None:
+        self._entries[key] = value
+        self._entries.move_to_end(key)
+
+    def pop(self, key: K) -> V | None:
+        return self._entries.pop(key, None)
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._entries
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def trim(self) -> Iterable[K]:
+        """Drop what is over the limit; the keys that went."""
+        gone = []
+        while len(self._entries) > self._limit:
+            gone.append(self._entries.popitem(last=False)[0])
+        return gone
+
+
+class KnownReservation(NamedTuple):
+    """What never changes of a reservation: its header, and where its holds are, in their order."""
+
+    header: ReservationHeader
+    streams: tuple[str, ...]
+
+
+class Memory:
+    """Aggregates, warehouses and reservations that this process has seen."""
+
+    def __init__(self, mapper: EventMapper, items_limit: int, snapshot_every: int) -> None:
+        self._mapper = mapper
+        self._snapshot_every = snapshot_every
+        self._items: Lru[str, StockItem] = Lru(items_limit)
+        self._snapshot_versions: dict[str, int] = {}
+        self._decode_state = msgspec.json.Decoder(StockItemState).decode
+        self.reservations: Lru[str, KnownReservation] = Lru(4 * items_limit)
+        self.places: Lru[str, tuple[str, ...]] = Lru(items_limit)
+        """Warehouses by SKU, as last seen: a hint at what to load, never an answer."""
+        self.warehouses: dict[str, Warehouse] = {}
+        self.warehouses_changed = 0
+        self.unreadable: dict[str, UnreadableEvent] = {}
+
+    def item(self, stream: str) -> StockItem | None:
+        """The item in memory, at version 0 if the log has none; None if it is not in memory."""
+        return self._items.get(stream)
+
+    def __contains__(self, stream: str) -> bool:
+        return stream in self._items
+
+    def version(self, stream: str) -> int:
+        """The version in memory of a stream that is in memory."""
+        item = self._items.get(stream)
+        assert item is not None
+        return item.version
+
+    def take_in(self, loaded: Loaded, needs: Needs, *, locked: bool) -> list[str]:
+        """Bring memory up to what was loaded; the warehouse streams whose events must be loaded as well.
+
+        What was read outside the lock only fills what is missing: it may be older than what is here.
+        """
+        present = set() if locked else {stream for stream in needs.cold if stream in self._items}
+        for row in loaded.rows:
+            if row.stream not in present:
+                self._take_row(row, fresh=locked or row.stream in needs.cold)
+        for sku, codes in loaded.places.items():
+            self.places.put(sku, tuple(codes))
+        for stream in needs.cold:
+            if stream not in self._items:
+                self._items.put(stream, StockItem.unregistered(stream))
+        for reservation_id, header in loaded.headers.items():
+            streams = tuple(f"stock:{hold.sku}@{hold.warehouse}" for hold in loaded.holds[reservation_id])
+            self.reservations.put(reservation_id, KnownReservation(header, streams))
+        if not loaded.warehouses:
+            return []
+        return self._note_warehouses(loaded)
+
+    def _note_warehouses(self, loaded: Loaded) -> list[str]:
+        missing = []
+        for row in loaded.warehouses:
+            warehouse = self.warehouses.setdefault(row.code, Warehouse.uncreated(row.code))
+            if warehouse.version < row.version:
+                missing.append(warehouse.id)
+        return missing
+
+    def warehouses_seen(self, loaded: Loaded) -> None:
+        """Move on to what ``loaded`` named, if the events of all those warehouses are in memory now."""
+        if loaded.warehouses and all(self.warehouses[row.code].version >= row.version for row in loaded.warehouses):
+            self.warehouses_changed = max(self.warehouses_changed, loaded.warehouses[-1].changed)
+
+    def _take_row(self, row: StoredRow, *, fresh: bool) -> None:
+        stream = row.stream
+        if stream in self.unreadable:
+            return
+        try:
+            if not row.topic:
+                self._take_snapshot(row)
+            else:
+                self._take_event(row, fresh=fresh)
+        except UnreadableEvent as error:
+            # Only decisions about this item suffer: they are refused with the reason, its neighbours go on.
+            self.unreadable[stream] = error
+            self._items.pop(stream)
+        except OriginatorVersionError:
+            # Memory and log disagree about what comes next: the log is right.
+            self._items.pop(stream)
+
+    def _take_snapshot(self, row: StoredRow) -> None:
+        if row.stream not in self._items:
+            try:
+                state = self._decode_state(row.state)
+            except msgspec.MsgspecError as error:
+                raise UnreadableEvent(f"snapshot of {row.stream}: {error}") from error
+            self._items.put(row.stream, StockItem.from_state(row.stream, row.version, state))
+            self._snapshot_versions[row.stream] = row.version
+
+    def _take_event(self, row: StoredRow, *, fresh: bool) -> None:
+        aggregate: Aggregate | None
+        if row.stream.startswith(_WAREHOUSE):
+            aggregate = self.warehouses[row.stream.removeprefix(_WAREHOUSE)]
+        else:
+            aggregate = self._items.get(row.stream)
+            if aggregate is None and fresh:
+                aggregate = StockItem.unregistered(row.stream)
+                self._items.put(row.stream, aggregate)
+        if aggregate is None or row.version <= aggregate.version or aggregate.new_events:
+            return  # known already, or a batch that is committing has changed it: the lock will settle it
+        aggregate.evolve(self._mapper.decode(row.topic, row.state))
+        aggregate.accept()
+
+    def forget(self, stream: str) -> None:
+        """Drop an item: it is loaded again when it is needed."""
+        self._items.pop(stream)
+        self.unreadable.pop(stream, None)
+
+    def snapshots_due(self, items: Iterable[StockItem]) -> list[SnapshotRow]:
+        """Snapshots worth taking: at least ``snapshot_every`` events old, more for items with many holds."""
+        due = []
+        for item in items:
+            age = item.version - self._snapshot_versions.get(item.id, 0)
+            if age >= max(self._snapshot_every, len(item.holds)):
+                state = msgspec.json.encode(item.to_state())
+                due.append(SnapshotRow(item.id, item.version, StockItemState.STATE_VERSION, state))
+                self._snapshot_versions[item.id] = item.version
+        return due
+
+    def trim(self) -> None:
+        """Keep within the limits; between batches only."""
+        for stream in self._items.trim():
+            self._snapshot_versions.pop(stream, None)
+        self.reservations.trim()
+        self.places.trim()
+        self.unreadable.clear()
