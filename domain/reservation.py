@@ -31,7 +31,7 @@ from domain.errors import (
     ReservationNotActive,
     Shortage,
 )
-from domain.events import Allocated, Origin, RequestedLine, ReservationRequest
+from domain.events import Origin, RequestedLine, ReservationRequest
 from domain.hold import EXPIRY_ACTOR, Hold, overall_status
 from domain.parts import Part, parts_of
 from domain.stock_item import StockItem
@@ -235,14 +235,14 @@ def commit(reservation: Reservation, command: CommitReservation, origin: Origin,
     if command.lines is None:
         _refuse_if_any_expired(reservation, now)
     moves = _moves(reservation, command.lines, _active, "committed", now)
-    for move, part in _withparts_of(moves):
+    for move, part in _with_parts(moves):
         reservation.item_of(move.hold).commit(reservation.reservation_id, move.quantity, origin, now, part)
 
 
 def release(reservation: Reservation, command: ReleaseReservation, origin: Origin, now: datetime) -> None:
     """The order will not pay. Raises ReservationExpired (named lines), ReservationNotActive, QuantityOutOfRange."""
     moves = _moves(reservation, command.lines, _active, "released", now)
-    for move, part in _withparts_of(moves):
+    for move, part in _with_parts(moves):
         reservation.item_of(move.hold).release(
             reservation.reservation_id, move.quantity, Bucket.RESERVED, command.reason, origin, now, part
         )
@@ -261,7 +261,7 @@ def extend(reservation: Reservation, command: ExtendReservation, origin: Origin,
     ttl_s = (expires_at - moment).total_seconds()
     if ttl_s > MAX_HOLD_TTL_S:
         raise QuantityOutOfRange("seconds to live", int(ttl_s), MAX_HOLD_TTL_S)
-    for move, part in _withparts_of(moves):
+    for move, part in _with_parts(moves):
         reservation.item_of(move.hold).extend(reservation.reservation_id, expires_at, origin, now, part)
 
 
@@ -295,7 +295,7 @@ def _tracked_moves(reservation: Reservation, command: ShipReservation, now: date
 def cancel(reservation: Reservation, command: CancelReservation, origin: Origin, now: datetime) -> None:
     """A paid order is cancelled before it ships. Raises ReservationNotActive, ReservationExpired, QuantityOutOfRange."""
     moves = _moves(reservation, command.lines, _committed, "cancelled", now)
-    for move, part in _withparts_of(moves):
+    for move, part in _with_parts(moves):
         reservation.item_of(move.hold).release(
             reservation.reservation_id,
             move.quantity,
@@ -391,7 +391,7 @@ def _take(
     return moves
 
 
-def _withparts_of(moves: Sequence[Move]) -> Iterable[tuple[Move, Part]]:
+def _with_parts(moves: Sequence[Move]) -> Iterable[tuple[Move, Part]]:
     return zip(moves, _parts_of(moves), strict=True)
 
 

@@ -1,0 +1,26 @@
+"""A command over several stock items is several events: which part of it each one is."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from domain.events import Allocated
+
+
+class Part(msgspec.Struct, frozen=True, gc=False):
+    """Which part of its command a hold event is; part 1 names the allocations of all."""
+
+    number: int = 1
+    of: int = 1
+    allocations: tuple[Allocated, ...] = ()
+
+
+WHOLE = Part()
+"""The only part of its command."""
+
+
+def parts_of(moves: Sequence[tuple[str, str, int]]) -> list[Part]:
+    """The parts of a command that moves these (sku, warehouse, quantity): the first one names them all."""
+    allocations = tuple(Allocated(sku, warehouse, quantity) for sku, warehouse, quantity in moves)
+    of = len(moves)
+    return [Part(number, of, allocations if number == 1 else ()) for number in range(1, of + 1)]
