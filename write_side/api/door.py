@@ -93,7 +93,7 @@ class Gate:
         self._executor = executor
         self._meter = meter
         self._path_fields = route.path_fields
-        self._reader = CommandReader(route.command, (*route.path_fields, *route.from_headers))
+        self.reader = CommandReader(route.command, (*route.path_fields, *route.from_headers))
         self._submit = self._submit_batch if route.batch else self._submit_one
 
     def handle(self, segments: Sequence[str], headers: Headers, body: Body, respond: Respond) -> None:
@@ -136,7 +136,7 @@ class Gate:
             given[name] = path_value(name, segment)
         for name in route.from_headers:
             given[name] = getattr(caller, name)
-        command = self._reader.read(given, body)
+        command = self.reader.read(given, body)
         digest = request_digest(route.operation, command)
         self._executor.submit(
             Submission(
