@@ -5,7 +5,8 @@
     module_database_url the same for a module of tests that share it
     empty_database_url  a fresh database without anything in it
     redis_url           an emptied Valkey database for this test
-    data_dir            a folder for a stack of the test's own
+    data_dir            an empty folder for a stack of the test's own
+    module_data_dir     a folder for the stacks of a module of tests, one after the other: only the first makes a cluster
 
 The session's servers forget what they know when the machine crashes (fsync is off). A test that kills servers and then
 looks at what is left starts its own: `with embedded_servers(data_dir) as urls:`.
@@ -31,12 +32,8 @@ _numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[ServerUrls]:
-    folder = Path(tempfile.mkdtemp(prefix="stockhold-test-"))
-    try:
-        with embedded_servers(folder, durable=False) as urls:
-            yield urls
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with _temporary_folder() as folder, embedded_servers(folder, durable=False) as urls:
+        yield urls
 
 
 @pytest.fixture(scope="session")
@@ -77,10 +74,24 @@ def redis_url(servers: ServerUrls) -> str:
 
 @pytest.fixture
 def data_dir() -> Iterator[Path]:
+    with _temporary_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def module_data_dir() -> Iterator[Path]:
+    with _temporary_folder() as folder:
+        yield folder
+
+
+@contextmanager
+def _temporary_folder() -> Iterator[Path]:
     """Outside pytest's own temporary folder, which keeps the last three runs: clusters are large."""
     folder = Path(tempfile.mkdtemp(prefix="stockhold-test-"))
-    yield folder
-    shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextmanager

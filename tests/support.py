@@ -1,10 +1,23 @@
-"""Helpers that tests of every tier share."""
+"""Helpers that tests of every tier share: waiting for a condition, and a whole stack."""
 
 import asyncio
 import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any, TypeVar
+
+import psutil
+
+STOCKHOLD = (sys.executable, "-m", "infra.cli.main")
+DOWN_TIMEOUT_S = 60.0
 
 T = TypeVar("T")
 POLL_S = 0.01
@@ -56,3 +69,74 @@ def _name(condition: Callable[..., object]) -> str:
 
 def _message(what: str, timeout_s: float, value: object, problem: AssertionError | None) -> str:
     return f"not within {timeout_s:g} s: {what} (last: {problem if problem is not None else value!r})"
+
+
+def is_running(pid: int) -> bool:
+    """Whether the process lives: one that has ended and was not yet waited for does not."""
+    try:
+        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False
+
+
+class Up:
+    """A `stockhold up --json` that this test started as a user would. `facts` is the line that it printed."""
+
+    def __init__(self, process: subprocess.Popen[bytes], errors: IO[bytes]) -> None:
+        self.process = process
+        self._errors = errors
+        self.facts: dict[str, Any] = {}
+
+    def wait_up(self) -> None:
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"it did not come up: {self.errors()}"
+        self.facts = json.loads(line)
+
+    def pid_of(self, name: str) -> int:
+        """Process id of a child at the time when the stack came up."""
+        return next(int(one["pid"]) for one in self.facts["processes"] if one["name"] == name)
+
+    def pids(self) -> list[int]:
+        return [self.process.pid, *(int(one["pid"]) for one in self.facts["processes"])]
+
+    def errors(self) -> str:
+        """What it has written to standard error so far."""
+        self._errors.seek(0)
+        return self._errors.read().decode()
+
+    def stop(self) -> int:
+        """Stop it as an operator would, and return its exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(DOWN_TIMEOUT_S)
+
+
+@contextmanager
+def stockhold_up(data_dir: Path, *arguments: str, environment: Mapping[str, str] | None = None) -> Iterator[Up]:
+    """Run the whole stack on free ports; come back when it is up, and stop it at the end of the block.
+
+    A test may stop or kill it earlier. If this process is killed, the stack goes too.
+    """
+    lifeline, ours = os.pipe()
+    ports = ("--command-port", "0", "--read-port", "0")
+    with tempfile.TemporaryFile() as errors:
+        process = subprocess.Popen(
+            [*STOCKHOLD, "up", "--json", "--data", str(data_dir), *ports, *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env={**os.environ, **(environment or {}), "STOCKHOLD_LIFELINE_FD": str(lifeline)},
+            pass_fds=[lifeline],
+            process_group=0,
+        )
+        os.close(lifeline)
+        up = Up(process, errors)
+        try:
+            up.wait_up()
+            yield up
+        finally:
+            if process.poll() is None:
+                up.stop()
+            os.close(ours)
+            assert process.stdout is not None
+            process.stdout.close()

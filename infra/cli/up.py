@@ -1,6 +1,7 @@
 """`stockhold up`: the whole stack on this machine until Ctrl-C."""
 
 import asyncio
+import os
 import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -19,8 +20,8 @@ def up(
     host: Annotated[str, typer.Option(help="Address that the APIs listen on.")] = "127.0.0.1",
     command_port: Annotated[int, typer.Option(min=0, max=65_535, help="Port of the command API; 0: any.")] = 8000,
     read_port: Annotated[int, typer.Option(min=0, max=65_535, help="Port of the read API; 0: any.")] = 8001,
-    command_processes: Annotated[int, typer.Option(min=1, help="Processes behind the command API.")] = 1,
-    read_processes: Annotated[int, typer.Option(min=1, help="Processes behind the read API.")] = 1,
+    command_processes: Annotated[int, typer.Option(min=0, help="Processes behind the command API; 0: none.")] = 1,
+    read_processes: Annotated[int, typer.Option(min=0, help="Processes behind the read API; 0: none.")] = 1,
     insecure_listen: Annotated[
         bool,
         typer.Option("--insecure-listen", help="Allow a --host that others can reach: there is no authentication."),
@@ -62,10 +63,10 @@ def up(
         read_model_url=settings.read_model_url,
         redis_url=settings.redis_url,
     )
-    asyncio.run(_run(options, as_json=json))
+    asyncio.run(_run(options, settings.lifeline_fd, as_json=json))
 
 
-async def _run(options: "StackOptions", *, as_json: bool) -> None:
+async def _run(options: "StackOptions", lifeline_fd: int | None, *, as_json: bool) -> None:
     from infra.embedded.stack import Stack
 
     stop, hurry = asyncio.Event(), asyncio.Event()
@@ -77,6 +78,8 @@ async def _run(options: "StackOptions", *, as_json: bool) -> None:
     # SIGHUP as well: the terminal was closed.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         loop.add_signal_handler(number, ordered_to_stop)
+    if lifeline_fd is not None:
+        _stop_at_end_of(lifeline_fd, stop)
 
     def ready(process: "ProcessInfo", url: str | None) -> None:
         if not as_json:
@@ -86,6 +89,18 @@ async def _run(options: "StackOptions", *, as_json: bool) -> None:
         answer(info.as_json(), _summary(info, options.data_dir), as_json=as_json)
 
     await Stack(options, on_ready=ready, on_up=is_up).run(stop, hurry)
+
+
+def _stop_at_end_of(lifeline_fd: int, stop: asyncio.Event) -> None:
+    """A program that started us holds the other end of this pipe: its end means that nobody wants this stack any more."""
+    loop = asyncio.get_running_loop()
+
+    def readable() -> None:
+        if not os.read(lifeline_fd, 1):
+            loop.remove_reader(lifeline_fd)
+            stop.set()
+
+    loop.add_reader(lifeline_fd, readable)
 
 
 def _summary(info: "StackInfo", data_dir: Path) -> str:

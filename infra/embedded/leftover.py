@@ -28,7 +28,7 @@ def processes_in(folder: Path, program: str) -> list[psutil.Process]:
     return found
 
 
-def wait_until_left(folder: Path, program: str, *, patience_s: float = 5.0, kill_after_s: float = 2.0) -> None:
+def wait_until_left(folder: Path, program: str, *, patience_s: float = 5.0, kill_after_s: float = 0.5) -> None:
     """Block until no process of `program` stands in `folder`; who is still there after `kill_after_s` is killed.
 
     Raises StartFailedError when one does not even go then.

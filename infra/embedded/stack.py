@@ -135,7 +135,7 @@ class Stack:
         """First of all, so that a port that is taken is told before anything was started."""
         options = self._options
         for role, port in ((COMMAND_API, options.command_port), (READ_API, options.read_port)):
-            if role in options.roles:
+            if self._door_processes(role):
                 self._sockets[role] = held.enter_context(listen(options.host, port))
 
     @property
@@ -175,11 +175,13 @@ class Stack:
         await self._supervisor.start(specs)
 
     def _door_children(self, role: str) -> list[ChildSpec]:
+        return [self._python_child(role, f"{role}-{number}") for number in range(1, self._door_processes(role) + 1)]
+
+    def _door_processes(self, role: str) -> int:
         options = self._options
         if role not in options.roles:
-            return []
-        count = options.command_processes if role == COMMAND_API else options.read_processes
-        return [self._python_child(role, f"{role}-{number}") for number in range(1, count + 1)]
+            return 0
+        return options.command_processes if role == COMMAND_API else options.read_processes
 
     def _python_child(self, role: str, name: str) -> ChildSpec:
         return ChildSpec(

@@ -5,7 +5,6 @@ between is more than bad luck: the supervisor gives up on the whole set and says
 """
 
 import asyncio
-import contextlib
 import functools
 import logging
 import os
@@ -200,15 +199,10 @@ class Supervisor:
             if child.exit_code() is None:
                 log.warning("%s did not stop within %.0f s and is killed", kept.spec.name, kept.spec.stop_timeout_s)
         if kept.keeper is not None:
-            await _cancelled(kept.keeper)
+            kept.keeper.cancel()
+            await asyncio.wait({kept.keeper})  # whatever ended it has been reported
         # Looked up again: the keeper may have been between two children when the order came.
         self._bury(kept)
-
-
-async def _cancelled(task: asyncio.Task[Any]) -> None:
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError):
-        await task
 
 
 async def _until_ready(child: Child) -> None:
