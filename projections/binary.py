@@ -1,0 +1,173 @@
+"""PostgreSQL's binary format for the columns of the views.
+
+A field (its length, then its bytes) looks the same as an element of an array and as a column of a COPY,
+so a table is described once and written both ways. Encoders return whole fields.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from itertools import chain
+from struct import Struct
+from typing import Any, Final, NamedTuple
+
+BUCKETS: Final = 7
+
+_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_LENGTH = Struct("!i").pack
+_INT8 = Struct("!iq").pack
+_ARRAY_HEADER = Struct("!iiiii").pack
+_BUCKETS = Struct("!iiiiii" + "iq" * BUCKETS).pack
+_NUMERIC_HEADER = Struct("!hhHH").pack
+_DIGIT_GROUP = Struct("!h").pack
+
+NULL: Final = _LENGTH(-1)
+_TRUE, _FALSE = _LENGTH(1) + b"\x01", _LENGTH(1) + b"\x00"
+_INT8_OID = 20
+_BUCKETS_LENGTH = 20 + 12 * BUCKETS
+_DIGITS_PER_GROUP = 4
+_NEGATIVE = 0x4000
+_EXPONENT_MAX = 4_000
+
+Encoder = Callable[[Any], bytes]
+
+
+class Kind(NamedTuple):
+    """A type of column: its SQL name, its OID, its array's OID, and how a value becomes a field."""
+
+    sql: str
+    oid: int
+    array_oid: int
+    encode: Encoder
+
+
+def _int8(value: int | None) -> bytes:
+    return NULL if value is None else _INT8(8, value)
+
+
+def _time(value: datetime | None) -> bytes:
+    return NULL if value is None else _INT8(8, (value - _EPOCH) // _MICROSECOND)
+
+
+def _bool(value: bool) -> bytes:
+    return _TRUE if value else _FALSE
+
+
+def _text(value: str | None) -> bytes:
+    if value is None:
+        return NULL
+    encoded = value.encode()
+    return _LENGTH(len(encoded)) + encoded
+
+
+def _json(value: bytes | None) -> bytes:
+    return NULL if value is None else _LENGTH(len(value)) + value
+
+
+def _buckets(value: Sequence[int]) -> bytes:
+    on_hand, reserved, committed, damaged, quarantined, in_transit, incoming = value
+    return _BUCKETS(
+        *(_BUCKETS_LENGTH, 1, 0, _INT8_OID, BUCKETS, 1),
+        *(8, on_hand, 8, reserved, 8, committed, 8, damaged, 8, quarantined, 8, in_transit, 8, incoming),
+    )
+
+
+def _numeric(value: Decimal | None) -> bytes:
+    """Groups of four decimal digits, the first of weight ``weight`` (powers of 10,000)."""
+    if value is None:
+        return NULL
+    sign, digits, exponent = value.as_tuple()
+    if not isinstance(exponent, int) or abs(exponent) > _EXPONENT_MAX:
+        raise OverflowError(f"{value} does not fit into a column")
+    scale = max(0, -exponent)
+    text = "".join(map(str, digits)) + "0" * (exponent + scale)
+    text += "0" * (-scale % _DIGITS_PER_GROUP)
+    text = text.zfill(-(-len(text) // _DIGITS_PER_GROUP) * _DIGITS_PER_GROUP)
+    groups = [int(text[i : i + _DIGITS_PER_GROUP]) for i in range(0, len(text), _DIGITS_PER_GROUP)]
+    weight = len(groups) - 1 - -(-scale // _DIGITS_PER_GROUP)
+    body = _NUMERIC_HEADER(len(groups), weight, _NEGATIVE if sign else 0, scale) + b"".join(map(_DIGIT_GROUP, groups))
+    return _LENGTH(len(body)) + body
+
+
+INT8 = Kind("bigint", 20, 1016, _int8)
+TIME = Kind("timestamptz", 1184, 1185, _time)
+BOOL = Kind("boolean", 16, 1000, _bool)
+TEXT = Kind("text", 25, 1009, _text)
+JSON = Kind("json", 114, 199, _json)
+NUMERIC = Kind("numeric", 1700, 1231, _numeric)
+SEVEN = Kind("bigint[]", 1016, 1016, _buckets)
+"""The seven buckets. An array of arrays cannot be unnested, so as a parameter they come flat, seven per row."""
+
+
+def array(kind: Kind, values: Sequence[Any]) -> bytes:
+    """``values`` as one array parameter."""
+    if kind is SEVEN:
+        return array(INT8, list(chain.from_iterable(values)))
+    return _ARRAY_HEADER(1, 1, kind.oid, len(values), 1) + b"".join(map(kind.encode, values))
+
+
+class Column(NamedTuple):
+    name: str
+    kind: Kind
+
+
+class Table(NamedTuple):
+    """A table and its columns in the order of a row's values."""
+
+    name: str
+    columns: tuple[Column, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(column.name for column in self.columns)
+
+    @property
+    def types(self) -> tuple[int, ...]:
+        """The OIDs of the parameters that :meth:`params` gives."""
+        return tuple(column.kind.array_oid for column in self.columns)
+
+    def params(self, rows: Sequence[Sequence[Any]]) -> list[bytes]:
+        """``rows`` (at least one) as one array per column."""
+        return [
+            array(column.kind, values) for column, values in zip(self.columns, zip(*rows, strict=True), strict=True)
+        ]
+
+    def unnested(self, extra: Sequence[Column] = (), **instead: str) -> str:
+        """``INSERT INTO … SELECT …`` of those parameters as rows ``r``.
+
+        ``extra``: parameters after them that no column takes; ``instead``: SQL in place of a column's value.
+        """
+        columns = (*self.columns, *extra)
+        alike = [(number, column) for number, column in enumerate(columns, 1) if column.kind is not SEVEN]
+        values = {column.name: f"r.{column.name}" for _, column in alike}
+        for number, column in enumerate(self.columns, 1):
+            if column.kind is SEVEN:
+                values[column.name] = f"(${number}::bigint[])[(r.n - 1) * {BUCKETS} + 1 : r.n * {BUCKETS}]"
+        values |= instead
+        arrays = ", ".join(f"${number}::{column.kind.sql}[]" for number, column in alike)
+        names = ", ".join(column.name for _, column in alike)
+        return (
+            f"INSERT INTO {self.name} ({', '.join(self.names)}) "  # noqa: S608  (names from this program alone)
+            f"SELECT {', '.join(values[name] for name in self.names)} "
+            f"FROM unnest({arrays}) WITH ORDINALITY AS r({names}, n)"
+        )
+
+    def overwriting(self, *key: str) -> str:
+        """The ``ON CONFLICT`` clause by which a row takes the place of the one with the same key."""
+        changes = ", ".join(f"{name} = excluded.{name}" for name in self.names if name not in key)
+        return f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
+
+    def copy_row(self) -> Callable[[Sequence[Any]], bytes]:
+        """A function that turns a row's values into a row of a binary COPY."""
+        count = Struct("!h").pack(len(self.columns))
+        encoders = [column.kind.encode for column in self.columns]
+
+        def encode(values: Sequence[Any]) -> bytes:
+            return count + b"".join([encoder(value) for encoder, value in zip(encoders, values, strict=True)])
+
+        return encode
+
+
+COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
+COPY_TRAILER: Final = b"\xff\xff"
