@@ -20,11 +20,11 @@ from infra.documents import encode
 from infra.http_fast_lane import FastRequest, FastRoute
 from infra.problems import problem
 from infra.settings import ProcessSettings
+from write_side.api.caller import Caller, Headers
 from write_side.api.door import INTERNAL, Exchange, Executor, Gate
 from write_side.api.meters import Meters
 from write_side.api.openapi import DESCRIPTION, complete, documentation
 from write_side.api.routes import ROUTES
-from write_side.api.caller import Caller, Headers
 from write_side.submission import Answer
 
 Scope = MutableMapping[str, Any]
@@ -40,25 +40,29 @@ class CommandApi(NamedTuple):
     fast_routes: Sequence[FastRoute]
 
 
+class _CommandApp(FastAPI):
+    """The application, which knows the types that its calls read and write."""
+
+    gates: Sequence[Gate] = ()
+
+    def openapi(self) -> dict[str, Any]:
+        """The document, made once."""
+        return complete(super().openapi(), self.gates)
+
+
 def create_command_api(executor: Executor, settings: ProcessSettings | None = None) -> CommandApi:
     """The command API in front of ``executor``, which somebody else starts and drains."""
     settings = settings or ProcessSettings()
     meters = Meters((route.operation for route in ROUTES), settings.process_name)
     gates = [Gate(route, executor, meters.by_operation[route.operation]) for route in ROUTES]
-    app = FastAPI(
-        title="Stockhold command API",
-        version="1",
-        description=DESCRIPTION,
-        redirect_slashes=False,
-    )
+    app = _CommandApp(title="Stockhold command API", version="1", description=DESCRIPTION, redirect_slashes=False)
+    app.gates = gates
     app.add_middleware(_PathsAsSent)
     app.add_exception_handler(HTTPException, _no_route)
     app.add_exception_handler(Exception, _failed)
     for gate in gates:
         _add_route(app, gate)
     _add_operators_routes(app, executor, meters)
-    describe = app.openapi
-    app.openapi = lambda: complete(describe(), gates)  # type: ignore[method-assign] # FastAPI's documented way
     return CommandApi(app, [_fast_route(gate) for gate in gates if gate.route.fast])
 
 

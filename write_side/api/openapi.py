@@ -81,13 +81,9 @@ def _ref(kind: type) -> Json:
 
 def _path_parameters(route: Route) -> list[Json]:
     return [
-        {"name": name, "in": "path", "required": True, "schema": _schema(PATH_TYPES[name])}
+        {"name": name, "in": "path", "required": True, "schema": _tidy(msgspec.json.schema(PATH_TYPES[name]))}
         for name in route.path_fields
     ]
-
-
-def _schema(kind: Any) -> Json:
-    return _tidy(msgspec.json.schema(kind))
 
 
 def _header_parameters(route: Route) -> list[Json]:
@@ -149,7 +145,7 @@ def complete(document: Json, gates: Iterable[Gate]) -> Json:
 
 
 def _tidy(schema: Any) -> Any:
-    """msgspec's schemas in the dialect of JSON Schema, where `$` means the end of the text, and nothing before it."""
+    """A schema of msgspec's as others read it: `$` is the end of a text and nothing before it, costs may be texts."""
     if isinstance(schema, list):
         return [_tidy(part) for part in schema]
     if not isinstance(schema, dict):
