@@ -1,0 +1,85 @@
+"""The composition root: what a process is made of. Nothing else reads settings or opens a connection.
+
+Each function runs one process of the stack until it is told to stop, then lets what is in flight finish.
+"""
+
+import asyncio
+import gc
+import socket
+from contextlib import suppress
+
+from infra.event_store.postgres import PostgresEventStore
+from infra.http_server import bound_socket, listening_socket, serve
+from infra.process import announce_ready, until_stopped
+from infra.settings import Settings
+from write_side.api.app import create_command_api
+from write_side.executor import CommandExecutor
+from write_side.sweeper import Sweeper
+
+_GC_THRESHOLDS = (2_000, 20, 1_000_000)
+"""Cached aggregates live long: a full collection would walk all of them and stall every request meanwhile."""
+
+
+def create_executor(settings: Settings) -> CommandExecutor:
+    """An executor on the event store that the settings name; ``start`` it, and ``drain`` it at the end."""
+    store = PostgresEventStore(
+        settings.event_store_url,
+        lock_timeout_ms=settings.lock_timeout_ms,
+        idle_in_transaction_timeout_ms=settings.idle_in_transaction_timeout_ms,
+        connect_timeout_s=settings.connect_timeout_s,
+    )
+    return CommandExecutor(store, settings)
+
+
+async def run_command_api(settings: Settings) -> None:
+    """The command API: HTTP in front of an executor."""
+    executor = create_executor(settings)
+    await executor.start()
+    api = create_command_api(executor, settings)
+    settle_memory()
+    await serve(
+        api.app,
+        _listener(settings, settings.command_port),
+        until=until_stopped(),
+        fast_routes=api.fast_routes,
+        on_ready=lambda: announce_ready(settings),
+        grace_s=settings.drain_timeout_s,
+    )
+    with suppress(TimeoutError):
+        async with asyncio.timeout(settings.drain_timeout_s):
+            await executor.drain()
+
+
+async def run_sweeper(settings: Settings) -> None:
+    """The sweeper, which releases what has expired."""
+    executor = create_executor(settings)
+    await executor.start()
+    sweeper = Sweeper(executor, settings, settings)
+    sweeping = asyncio.ensure_future(sweeper.run(lambda: announce_ready(settings)))
+    await _until_stopped_or_failed(sweeping)
+    await executor.drain()
+
+
+async def _until_stopped_or_failed(task: asyncio.Future[None]) -> None:
+    """Until a signal comes; a task that ends by itself has failed, and so has the process."""
+    stopping = asyncio.ensure_future(until_stopped())
+    await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if task.done():
+        task.result()
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+
+
+def settle_memory() -> None:
+    """What was loaded at the start stays: the collector need never look at it again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*_GC_THRESHOLDS)
+
+
+def _listener(settings: Settings, port: int) -> socket.socket:
+    if settings.listen_fd is not None:
+        return listening_socket(settings.listen_fd)
+    return bound_socket(settings.host, port)
