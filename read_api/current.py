@@ -1,0 +1,177 @@
+"""What every read needs at once: which generation is read, and the table of warehouses, kept in memory."""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final, LiteralString, Self
+
+import msgspec
+import psycopg
+
+from domain.commands import Coordinates
+from domain.events import WarehouseDetails
+from domain.values import WarehouseStatus
+from infra.documents import WarehouseDocument, encode
+from infra.http_app import HttpProblem
+from infra.notices import Bell
+from projections.redis_layout import RedisKeys, microseconds
+from projections.views.warehouses import WarehouseRow
+from read_api.clock import ReadClock
+from read_api.database import VIEWS_SCHEMA, Row, ViewDatabase, unavailable
+
+logger = logging.getLogger(__name__)
+
+CHANNEL: Final = "stockhold_views"
+_LAST: Final = 2**31
+_NO_VIEWS = "the views have not been built yet"
+
+_POINTER: Final = """
+SELECT clock_timestamp(), p.generation, g.schema_name, g.redis_prefix, g.partitions
+FROM {views}.pointer p JOIN {views}.generations g USING (generation)
+"""
+WAREHOUSE_COLUMNS: Final = "code, version, details::text, created_at, updated_at"
+_WAREHOUSES: Final = f"SELECT {WAREHOUSE_COLUMNS} FROM {{views}}.warehouses"  # noqa: S608  # constants alone
+_decode_details = msgspec.json.Decoder(WarehouseDetails).decode
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """The generation that the pointer names."""
+
+    generation: int
+    schema: str
+    keys: RedisKeys
+    partitions: int
+
+
+class Warehouse:
+    """A warehouse as an availability shows it: ``closing`` goes on a level's open JSON with its name."""
+
+    __slots__ = ("active", "closing", "coordinates", "rank")
+
+    def __init__(self, rank: tuple[int, str], name: str | None, coordinates: Coordinates | None, active: bool) -> None:
+        self.active = active
+        self.rank = rank
+        self.closing = b',"name":' + encode(name)
+        self.coordinates = coordinates
+
+    @classmethod
+    def of(cls, document: WarehouseDocument) -> Self:
+        coordinates = None
+        if document.latitude is not None and document.longitude is not None:
+            coordinates = Coordinates(latitude=document.latitude, longitude=document.longitude)
+        active = document.status is WarehouseStatus.ACTIVE
+        return cls((document.priority, document.code), document.name, coordinates, active)
+
+    @classmethod
+    def stranger(cls, code: str) -> Self:
+        """One that the view does not show (its stream stands still): nobody knows that it may sell."""
+        return cls((_LAST, code), None, None, active=False)
+
+
+def warehouse_document(row: Row) -> WarehouseDocument:
+    """Of a row of :data:`WAREHOUSE_COLUMNS`."""
+    code, version, details, created_at, updated_at = row
+    return WarehouseRow(
+        code=code,
+        version=version,
+        details=_decode_details(details),
+        created_at=created_at,
+        updated_at=updated_at,
+    ).document()
+
+
+class Current:
+    """Keeps :attr:`warehouses` and the pointer fresh: on every notice, every ``interval_s``, and when asked."""
+
+    def __init__(self, database: ViewDatabase, url: str, clock: ReadClock, interval_s: float) -> None:
+        self._database = database
+        self._bell = Bell(url, [CHANNEL])
+        self._clock = clock
+        self._interval_s = interval_s
+        self._views: Views | None = None
+        self._one_at_a_time = asyncio.Lock()
+        self._begun = 0
+        self._succeeded = 0
+        self._keeper: asyncio.Task[None] | None = None
+        self.warehouses: Mapping[str, Warehouse] = {}
+
+    @property
+    def views(self) -> Views:
+        """Raises HttpProblem ``unavailable`` as long as there are none."""
+        if self._views is None:
+            raise unavailable(_NO_VIEWS)
+        return self._views
+
+    @property
+    def views_or_none(self) -> Views | None:
+        return self._views
+
+    async def __aenter__(self) -> Self:
+        await self._bell.__aenter__()
+        await self._try_to_refresh()
+        self._keeper = asyncio.create_task(self._keep_fresh())
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        assert self._keeper is not None
+        self._keeper.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._keeper
+        await self._bell.__aexit__(None, None, None)
+
+    async def rows(self, statement: LiteralString, params: Mapping[str, Any] | None = None) -> list[Row]:
+        """The rows of a statement on the tables of the generation that is read.
+
+        Raises HttpProblem ``unavailable``.
+        """
+        try:
+            return await self._database.rows(self.views.schema, statement, params)
+        except psycopg.errors.UndefinedTable:
+            # The pointer has moved and the old generation was dropped, between two looks.
+            await self.refresh()
+            return await self._database.rows(self.views.schema, statement, params)
+
+    async def refresh(self) -> None:
+        """Look again. Whoever asks while a look is under way waits for one that begins after it, together.
+
+        Raises HttpProblem ``unavailable`` if the database is away or holds no views.
+        """
+        begun_before = self._begun
+        async with self._one_at_a_time:
+            if self._succeeded > begun_before:
+                return
+            self._begun += 1
+            await self._refresh()
+            self._succeeded = self._begun
+
+    async def _refresh(self) -> None:
+        before_us = self._clock.machine_us()
+        try:
+            found = await self._database.rows(VIEWS_SCHEMA, _POINTER)
+        except psycopg.errors.UndefinedTable:
+            found = []
+        after_us = self._clock.machine_us()
+        if not found:
+            raise unavailable(_NO_VIEWS)
+        at, generation, schema, prefix, partitions = found[0]
+        self._clock.observe(before_us, microseconds(at), after_us)
+        rows = await self._database.rows(schema, _WAREHOUSES)
+        self.warehouses = {row[0]: Warehouse.of(warehouse_document(row)) for row in rows}
+        if self._views is None or self._views.generation != generation:
+            self._views = Views(generation, schema, RedisKeys(prefix), partitions)
+
+    async def _try_to_refresh(self) -> None:
+        try:
+            await self.refresh()
+        except HttpProblem as problem:
+            logger.info("no fresh warehouses: %s", problem.detail)
+        except psycopg.Error:
+            logger.exception("no fresh warehouses")
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            await self._bell.wait(self._interval_s)
+            await self._try_to_refresh()
