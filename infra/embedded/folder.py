@@ -66,11 +66,14 @@ class DataFolder:
     def locked(self) -> Iterator[None]:
         """Hold the folder against every other stack; the lock ends with this process, however it ends.
 
-        Raises DataFolderInUseError.
+        Raises DataFolderInUseError, DataFolderError.
         """
         self.open()
         # Not inherited by children: one that outlived us for a moment would hold the folder.
-        descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            descriptor = os.open(self.path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise DataFolderError(f"the data folder {self.path} is not ours to use: {error.strerror}") from error
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

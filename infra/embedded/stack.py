@@ -34,8 +34,8 @@ COMMAND_API, PROJECTOR, SWEEPER, READ_API = "command-api", "projector", "sweeper
 ROLES = (COMMAND_API, PROJECTOR, SWEEPER, READ_API)
 SERVERS = ("postgres", "valkey")
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (what it stands for, not what we listen on)
-# Longer than an API drains: the supervisor's patience must not end before the process's own.
-API_STOP_TIMEOUT_S = 20.0
+# Longer than an API may drain, its requests first and then its executor: the supervisor's patience must not end before the process's own.
+API_STOP_TIMEOUT_S = 25.0
 
 
 @dataclass(frozen=True)

@@ -243,6 +243,56 @@ def test_a_cache_that_was_killed_comes_back_empty_and_not_old(made_folder: Path)
             getattr(child, end)()
 
 
+def test_servers_end_with_their_parent_where_the_kernel_does_not_see_to_it(made_folder: Path) -> None:
+    """As on any system but Linux: a keeper watches a pipe."""
+    source = f"""
+import dataclasses, signal
+from pathlib import Path
+from infra.embedded.child import Child
+from infra.embedded.folder import DataFolder
+from infra.embedded.postgres import PostgresServer
+from infra.embedded.ports import free_server_port
+from infra.embedded.valkey import ValkeyServer
+folder = DataFolder(Path({str(made_folder)!r}))
+with folder.locked():
+    children = []
+    for server in (PostgresServer(folder, free_server_port()), ValkeyServer(folder, free_server_port())):
+        spec = dataclasses.replace(server.spec(), watched_by_kernel=False)
+        spec.prepare()
+        children.append(Child(spec))
+        children[-1].wait_ready()
+    print("ready", flush=True)
+    signal.pause()
+"""
+    parent = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE)
+    assert parent.stdout is not None
+    assert parent.stdout.readline() == b"ready\n"
+    servers = processes_in(made_folder / "postgres", "postgres") + processes_in(made_folder / "valkey", "valkey-server")
+    assert {process.name() for process in servers} == {"postgres", "valkey-server"}
+    parent.kill()
+    parent.wait()
+    parent.stdout.close()
+    eventually(lambda: not [process for process in servers if is_running(process.pid)])
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become somebody else")
+def test_a_folder_of_somebody_else_is_refused(made_folder: Path) -> None:
+    source = f"""
+from pathlib import Path
+import os
+from infra.embedded.errors import DataFolderError
+from infra.embedded.folder import DataFolder
+os.setgroups([]); os.setgid(65534); os.setuid(65534)
+try:
+    with DataFolder(Path({str(made_folder)!r})).locked():
+        print("taken")
+except DataFolderError as error:
+    print(error)
+"""
+    said = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True).stdout
+    assert "is not ours to use" in said or "cannot be used" in said
+
+
 def test_ports_for_servers_are_free_and_out_of_the_way_of_outgoing_connections() -> None:
     port = free_server_port()
     with socket.create_server(("127.0.0.1", port)):
