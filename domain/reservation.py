@@ -37,6 +37,7 @@ from domain.parts import Part, parts_of
 from domain.stock_item import StockItem
 from domain.values import (
     MAX_HOLD_TTL_S,
+    MAX_QUANTITY,
     Bucket,
     Condition,
     HoldKind,
@@ -98,7 +99,10 @@ class Move:
 
 
 def merge_lines(lines: Sequence[Line]) -> tuple[RequestedLine, ...]:
-    """Equal (SKU, warehouse) lines become one, in the place of the first; its metadata is the first that is given."""
+    """Equal (SKU, warehouse) lines become one, in the place of the first; its metadata is the first that is given.
+
+    Raises QuantityOutOfRange if together they ask for more than a quantity may be.
+    """
     merged: dict[tuple[str, str | None], RequestedLine] = {}
     for line in lines:
         key = (line.sku, line.warehouse)
@@ -107,7 +111,10 @@ def merge_lines(lines: Sequence[Line]) -> tuple[RequestedLine, ...]:
             merged[key] = RequestedLine(line.sku, line.quantity, line.warehouse, line.metadata)
         else:
             metadata = line.metadata if before.metadata is None else before.metadata
-            merged[key] = replace(before, quantity=before.quantity + line.quantity, metadata=metadata)
+            quantity = before.quantity + line.quantity
+            if quantity > MAX_QUANTITY:
+                raise QuantityOutOfRange(f"units of {line.sku}", quantity, MAX_QUANTITY, sku=line.sku)
+            merged[key] = replace(before, quantity=quantity, metadata=metadata)
     return tuple(merged.values())
 
 
@@ -433,10 +440,11 @@ def _refuse_unless_done(reservation: Reservation, wanted: str, now: datetime) ->
 def _refuse_if_nothing(reservation: Reservation, part: Callable[[Hold], int], wanted: str, now: datetime) -> None:
     """A command that names its lines is never a repeat: without anything to act on it is refused."""
     moment = reservation.moment(now)
-    if not any(part(hold.as_seen(moment)) for hold in reservation.holds):
-        if any(part(hold) for hold in reservation.holds):  # active, but due
+    seen = [hold.as_seen(moment) for hold in reservation.holds]
+    if not any(part(hold) for hold in seen):
+        if part is _active and any(hold.expired for hold in seen):  # swept or not: what was active has expired
             raise ReservationExpired(reservation.reservation_id)
-        _refuse_state(reservation, reservation.status(moment), wanted)
+        _refuse_state(reservation, overall_status(seen), wanted)
 
 
 def _refuse_state(reservation: Reservation, status: ReservationStatus, wanted: str) -> None:

@@ -247,8 +247,10 @@ class Shop:
         decision(self.item(sku, warehouse), *args, origin=self._origin(), now=self.now, **facts)
         self._append()
 
-    def create(self, reservation_id: str, lines: Sequence[tuple[Any, ...]], **fields: Any) -> Reservation:
-        """`lines` are (sku, quantity) or (sku, quantity, warehouse); `fields` as in the body of the call."""
+    def create(
+        self, reservation_id: str, lines: Sequence[tuple[Any, ...] | dict[str, Any]], **fields: Any
+    ) -> Reservation:
+        """`lines` are (sku, quantity), (sku, quantity, warehouse) or as in the body of the call, like `fields`."""
         body = {"order_id": f"order-{reservation_id}", "lines": [_line(line) for line in lines]} | fields
         command = msgspec.convert(body, CreateReservation)
         while True:
@@ -288,13 +290,14 @@ class Shop:
     # Looking
 
     def status(self, reservation_id: str) -> str:
-        return self.reservation(reservation_id).status(self.now)
+        reservation = self.reservation(reservation_id)
+        return reservation.status(reservation.moment(self.now))
 
     def stream(self, sku: str, warehouse: str) -> list[StockEvent]:
         stream = stock_stream(sku, warehouse)
         return [event for event in self.log if isinstance(event, StockEvent) and event.originator_id == stream]
 
-    def events_since(self, position: int) -> list[Event]:
+    def events_since(self, position: int) -> list[Any]:
         return self.log[position:]
 
     def _origin(self, actor: str = "tester") -> Origin:
@@ -313,7 +316,9 @@ class Shop:
             item.accept()
 
 
-def _line(line: tuple[Any, ...]) -> dict[str, Any]:
+def _line(line: tuple[Any, ...] | dict[str, Any]) -> dict[str, Any]:
+    if isinstance(line, dict):
+        return line
     return dict(zip(("sku", "quantity", "warehouse"), line, strict=False))
 
 

@@ -1,5 +1,7 @@
 """What a stock item decides about holds: promises, and what becomes of them."""
 
+from typing import Any
+
 import pytest
 
 from domain.errors import InsufficientStock, QuantityOutOfRange, ReservationExpired
@@ -259,7 +261,7 @@ def test_the_status_of_a_hold_is_the_first_that_fits(facts: dict[str, int], stat
     assert hold(**facts).status == status
 
 
-def hold(**facts: int) -> Hold:
+def hold(**facts: Any) -> Hold:
     return Hold(reservation_id="r", order_id="o", sku="A", warehouse="W", version=1, **facts)
 
 

@@ -61,9 +61,7 @@ DECISIONS: list[st.SearchStrategy[Decision]] = [
         st.just(_named(StockItem.release)),
         st.tuples(ids, units, st.sampled_from(Bucket), st.just(ReleaseReason.CANCELLED)),
     ),
-    st.tuples(
-        st.just(_named(StockItem.extend)), st.tuples(ids, st.integers(1, 400).map(lambda seconds: after(seconds)))
-    ),
+    st.tuples(st.just(_named(StockItem.extend)), st.tuples(ids, st.integers(1, 400).map(after))),
     st.tuples(st.just(_named(StockItem.ship)), st.tuples(ids, units, st.none())),
     st.tuples(st.just(_take_back), st.tuples(ids, units)),
     st.tuples(st.just(_named(StockItem.adjust)), st.tuples(st.integers(-8, 8), st.sampled_from(AdjustmentReason))),
