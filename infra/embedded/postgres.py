@@ -36,7 +36,6 @@ SETTINGS = {
     "min_wal_size": "256MB",
     "checkpoint_timeout": "15min",
     "checkpoint_completion_target": "0.9",
-    "wal_compression": "on",
     "jit": "off",  # compiling costs more than any of our statements
     "random_page_cost": "1.1",
     "autovacuum_vacuum_insert_scale_factor": "0.05",  # append-only tables stay in the visibility map
@@ -45,6 +44,8 @@ SETTINGS = {
     "log_timezone": "UTC",
     "log_line_prefix": "%m [%p] ",
     "log_checkpoints": "off",
+    "log_error_verbosity": "terse",  # neither the values of a conflicting key nor the statement: they may be personal,
+    "log_min_error_statement": "panic",  # and a conflict that is decided again is no news
     "fsync": "on",
     "synchronous_commit": "on",
     "full_page_writes": "on",
