@@ -190,8 +190,8 @@ def _expiry(command: CreateReservation, items: Sequence[StockItem], now: datetim
     """One end for all holds: as asked for, else by the shortest TTL among the items' policies."""
     if command.ttl_seconds is None:
         return None
-    ttl_s = command.ttl_seconds or min(item.figures.policy.hold_ttl_s for item in items)
-    return max(item.at(now) for item in items) + timedelta(seconds=ttl_s)
+    ttl_s = command.ttl_seconds or min([item.figures.policy.hold_ttl_s for item in items])
+    return max([item.at(now) for item in items]) + timedelta(seconds=ttl_s)
 
 
 # Expiring and relieving: the service's own -----------------------------------------------------------

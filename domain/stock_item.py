@@ -86,6 +86,9 @@ class _Undo(msgspec.Struct, frozen=True):
     rank: int | None
 
 
+_OF_A_RESERVATION = (HoldEvent, Returned)
+
+
 class StockItem(Aggregate):
     """One SKU at one warehouse: its buckets, its policy and its open holds."""
 
@@ -438,7 +441,7 @@ class StockItem(Aggregate):
         self.changed_holds[after.reservation_id] = after
 
     def _remember(self, event: Event) -> None:
-        reservation_id = event.reservation_id if isinstance(event, HoldEvent | Returned) else None
+        reservation_id = event.reservation_id if isinstance(event, _OF_A_RESERVATION) else None
         hold = self.holds.get(reservation_id) if reservation_id else None
         rank = self._open.ranks[reservation_id] if hold and reservation_id else None
         self._undo.append(

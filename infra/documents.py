@@ -174,7 +174,8 @@ def reservation_document(header: ReservationHeader, holds: Iterable[Hold], now: 
     ``holds`` come in the order in which they were allocated.
     """
     seen = [hold.as_seen(now) for hold in holds]
-    released = max((h for h in seen if h.released_at), key=_released_at, default=None)
+    ended = [hold for hold in seen if hold.released_at is not None]
+    released = max(ended, key=_released_at) if ended else None
     return ReservationDocument(
         reservation_id=header.reservation_id,
         order_id=header.order_id,
@@ -183,15 +184,20 @@ def reservation_document(header: ReservationHeader, holds: Iterable[Hold], now: 
         status=overall_status(seen),
         created_at=header.created_at,
         created_by=header.created_by,
-        expires_at=max((h.expires_at for h in seen if h.active and h.expires_at), default=None),
-        committed_at=max((h.committed_at for h in seen if h.committed_at), default=None),
-        shipped_at=max((h.shipped_at for h in seen if h.shipped_at), default=None),
+        expires_at=_latest([hold.expires_at for hold in seen if hold.active]),
+        committed_at=_latest([hold.committed_at for hold in seen]),
+        shipped_at=_latest([hold.shipped_at for hold in seen]),
         released_at=released.released_at if released else None,
         released_by=released.released_by if released else None,
         release_reason=released.release_reason if released else None,
         lines=_lines(header.lines, seen),
         shortages=header.shortages,
     )
+
+
+def _latest(times: Iterable[datetime | None]) -> datetime | None:
+    known = [time for time in times if time is not None]
+    return max(known) if known else None
 
 
 def _released_at(hold: Hold) -> datetime:

@@ -5,7 +5,9 @@ Layouts as in the server's ``array_send``, ``int8send`` and ``timestamptz_send``
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from struct import Struct
+from typing import cast
 
 TEXT, BYTEA, INT8, INT2, TIMESTAMPTZ, INTERVAL = 25, 17, 20, 21, 1184, 1186
 TEXT_ARRAY, BYTEA_ARRAY, INT8_ARRAY, INT2_ARRAY, TIMESTAMPTZ_ARRAY = 1009, 1001, 1016, 1005, 1185
@@ -58,14 +60,12 @@ def timestamptz_array(values: Iterable[datetime | None]) -> bytes:
 
 
 def _array(element_type: int, values: Sequence[bytes | None]) -> bytes:
-    chunks = [_HEADER.pack(1, 1, element_type, len(values), 1)]
-    for value in values:
-        if value is None:
-            chunks.append(_NULL)
-        else:
-            chunks.append(_LENGTH.pack(len(value)))
-            chunks.append(value)
-    return b"".join(chunks)
+    header = _HEADER.pack(1, 1, element_type, len(values), 1)
+    if None in values:
+        elements = (_NULL if value is None else _LENGTH.pack(len(value)) + value for value in values)
+        return header + b"".join(elements)
+    present = cast("Sequence[bytes]", values)  # the check above; a copy would be the dearest line here
+    return header + b"".join(chain.from_iterable(zip(map(_LENGTH.pack, map(len, present)), present, strict=True)))
 
 
 def read_int(value: bytes | None) -> int:
