@@ -60,6 +60,16 @@ async def run_sweeper(settings: Settings) -> None:
     await executor.drain()
 
 
+async def sweep_now(settings: Settings) -> int:
+    """Release everything that is due; how many holds that was."""
+    executor = create_executor(settings)
+    await executor.start()
+    try:
+        return await Sweeper(executor, settings, settings).sweep_all()
+    finally:
+        await executor.drain()
+
+
 async def _until_stopped_or_failed(task: asyncio.Future[None]) -> None:
     """Until a signal comes; a task that ends by itself has failed, and so has the process."""
     stopping = asyncio.ensure_future(until_stopped())
