@@ -106,6 +106,21 @@ class Outcome:
     gaps: dict[str, int] = field(default_factory=dict)
     applied: int = 0
     skipped: int = 0
+    park_gaps: bool = False
+
+    def park(self, row: LogRow, error: str) -> None:
+        """Park the stream of ``row``, which is the next of it and cannot be applied."""
+        # An error may quote what made it one, and PostgreSQL takes no NUL and no lone surrogate.
+        readable = error.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+        self.parked.append(DeadLetter(row.stream, row.version, row.position, row.topic, readable))
+
+    def meet_gap(self, row: LogRow, have: int) -> bool:
+        """``row`` comes after ``have`` with something missing between; true if its stream now stands still."""
+        if self.park_gaps:
+            self.park(row, f"the log has nothing between version {have} and {row.version}")
+        else:
+            self.gaps[row.stream] = have
+        return self.park_gaps
 
 
 def arrivals_of(rows: Iterable[LogRow], mapper: EventMapper) -> dict[str, list[Arrival]]:
@@ -143,12 +158,13 @@ def named_by(arrivals: Arrivals) -> Named:
     return named
 
 
-def fold_batch(arrivals: Arrivals, found: Found, retried: Collection[str] = ()) -> Outcome:
+def fold_batch(arrivals: Arrivals, found: Found, retried: Collection[str] = (), *, park_gaps: bool = False) -> Outcome:
     """What ``arrivals`` do to the rows that were found.
 
     A stream in ``retried`` is applied although it is parked, and parked no more if all of it could be.
+    ``park_gaps``: the rows are all that the log has, so a gap will never be filled.
     """
-    outcome = Outcome()
+    outcome = Outcome(park_gaps=park_gaps)
     for stream, stream_arrivals in arrivals.items():
         retry = stream in retried
         if is_warehouse_stream(stream):
@@ -156,7 +172,7 @@ def fold_batch(arrivals: Arrivals, found: Found, retried: Collection[str] = ()) 
         elif stream.startswith(_STOCK_PREFIX):
             _fold_item(stream, stream_arrivals, found, outcome, retry)
         elif stream_arrivals and (stream not in found.parked or retry):
-            _park(outcome, stream_arrivals[0].row, "no view knows what this stream is")
+            outcome.park(stream_arrivals[0].row, "no view knows what this stream is")
     return outcome
 
 
@@ -169,7 +185,7 @@ def _fold_item(stream: str, arrivals: Sequence[Arrival], found: Found, outcome: 
     fold = ItemFold(before, held.values())
     stands_still = was_parked and not retry
     if not stands_still:
-        stands_still = _apply_all(fold, stream, arrivals, outcome)
+        stands_still = _apply_all(fold, arrivals, outcome)
     else:
         outcome.skipped += len(arrivals)
     if was_parked and not stands_still:
@@ -193,22 +209,21 @@ def _fold_item(stream: str, arrivals: Sequence[Arrival], found: Found, outcome: 
     )
 
 
-def _apply_all(fold: ItemFold, stream: str, arrivals: Sequence[Arrival], outcome: Outcome) -> bool:
+def _apply_all(fold: ItemFold, arrivals: Sequence[Arrival], outcome: Outcome) -> bool:
     """Apply what is next to ``fold``; true if the stream now stands still."""
     for row, event in arrivals:
         if row.version <= fold.version:
             outcome.skipped += 1
             continue
         if row.version > fold.version + 1:
-            outcome.gaps[stream] = fold.version
-            return False
+            return outcome.meet_gap(row, fold.version)
         if isinstance(event, UnreadableEvent):
-            _park(outcome, row, str(event))
+            outcome.park(row, str(event))
             return True
         try:
             movement = fold.apply(event)
         except ImpossibleEvent as error:
-            _park(outcome, row, str(error))
+            outcome.park(row, str(error))
             return True
         outcome.applied += 1
         if movement is not None:
@@ -227,12 +242,12 @@ def _fold_warehouse(stream: str, arrivals: Sequence[Arrival], found: Found, outc
             outcome.skipped += 1
             continue
         if row.version > version + 1:
-            outcome.gaps[stream] = version
+            stands_still = outcome.meet_gap(row, version)
             break
         try:
             after = fold_warehouse(after, _warehouse_event(event))
         except (ImpossibleEvent, UnreadableEvent) as error:
-            _park(outcome, row, str(error))
+            outcome.park(row, str(error))
             stands_still = True
             break
         outcome.applied += 1
@@ -249,9 +264,3 @@ def _warehouse_event(event: Event | UnreadableEvent) -> WarehouseEvent:
     if not isinstance(event, WarehouseEvent):
         raise ImpossibleEvent(f"{event.TOPIC} is not of a warehouse")
     return event
-
-
-def _park(outcome: Outcome, row: LogRow, error: str) -> None:
-    # An error may quote what made it one, and PostgreSQL takes no NUL and no lone surrogate.
-    readable = error.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
-    outcome.parked.append(DeadLetter(row.stream, row.version, row.position, row.topic, readable))

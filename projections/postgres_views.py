@@ -5,10 +5,11 @@ with it the lock, cannot write any more: there is never a second writer.
 """
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from datetime import datetime
 from hashlib import blake2b
 from struct import error as struct_error
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from infra.event_store.wire import int8
 from infra.postgres import Call, PipelineConnection, Statement, StatementFailed
@@ -44,6 +45,13 @@ class RowRefused(Exception):
 
 class LostLeadership(Exception):
     """The cursor is not where this writer left it: somebody else has written."""
+
+
+class Watermarks(NamedTuple):
+    """``versions`` by stream; a stream that the views do not know is not in it. ``parked``: those that stand still."""
+
+    versions: Mapping[str, int]
+    parked: AbstractSet[str]
 
 
 class PostgresViews:
@@ -122,15 +130,13 @@ class PostgresViews:
         """Move the cursor, and nothing else."""
         await self._connection.run([self._move(cursor)])
 
-    async def watermarks(self, streams: Iterable[str]) -> Mapping[str, int]:
-        """The version of each stream in the views; of a parked one a version above all, of an unknown one none."""
+    async def watermarks(self, streams: Iterable[str]) -> Watermarks:
+        """How far ``streams`` are in the views."""
         named = named_by(dict.fromkeys(streams, ()))
-        skus, warehouses = _columns_of(named.items, 2)
-        params = (skus, warehouses, _texts(named.codes), _texts(named.streams))
-        found: dict[str, int] = {}
-        for stream, version in await self._rows(Call(sql.WATERMARKS, params)):
-            found[stream] = max(version, found.get(stream, 0))
-        return found
+        params = (*_columns_of(named.items, 2), _texts(named.codes))
+        parked = Call(sql.FIND_PARKED, (_texts(named.streams),))
+        versions, parked_rows = map(rows_of, await self._connection.run([Call(sql.WATERMARKS, params), parked]))
+        return Watermarks({row[0]: row[1] for row in versions}, {row[0] for row in parked_rows})
 
     async def retries(self) -> list[str]:
         """The parked streams that somebody wants to be tried again."""

@@ -89,9 +89,8 @@ WATERMARKS = _statement(
     "watermarks",
     """SELECT 'stock:' || l.sku || '@' || l.warehouse, l.version FROM unnest($1, $2) AS k (sku, warehouse)
        JOIN stock_levels l ON l.sku = k.sku AND l.warehouse = k.warehouse
-       UNION ALL SELECT 'warehouse:' || w.code, w.version FROM warehouses w WHERE w.code = ANY($3)
-       UNION ALL SELECT d.stream, 9223372036854775807 FROM dead_letters d WHERE d.stream = ANY($4)""",
-    *(TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY),
+       UNION ALL SELECT 'warehouse:' || w.code, w.version FROM warehouses w WHERE w.code = ANY($3)""",
+    *(TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY),
 )
 RETRIES = _statement("retries", "SELECT stream FROM dead_letters WHERE retry_requested ORDER BY stream")
 DEAD_LETTERS = _statement("dead_letters", "SELECT count(*) FROM dead_letters")

@@ -1,0 +1,253 @@
+"""The direct follower: tails the log and keeps one generation of the views up to date, no broker needed.
+
+A ``Follower`` is one term of leadership, from the moment that its connection holds the leader's lock until
+that connection is lost; it can be driven step by step. :mod:`projections.projector` drives it for good.
+"""
+
+import logging
+import time
+from collections import deque
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Final
+
+from infra.event_store.log_reader import LogReader, LogRow
+from infra.event_store.mapper import EventMapper, UnreadableEvent
+from projections import metrics
+from projections.batches import Arrival, Arrivals, Outcome, arrivals_of, fold_batch
+from projections.cache_pusher import CachePusher
+from projections.postgres_views import PostgresViews, RowRefused
+from projections.redis_views import Push, pushes_of
+from projections.statements import Cursor
+
+logger = logging.getLogger(__name__)
+
+HEAL_ROWS: Final = 2_000
+"""Events of one stream that are healed in one transaction."""
+RECONCILED_POSITIONS: Final = 20_000
+"""Positions that one look of the reconciliation compares."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FollowerOptions:
+    """``batch``: events per transaction. ``poll_s``: how often to look when no notice comes.
+
+    Every ``reconcile_s`` the watermarks are compared with the log as it was ``reconcile_lag_s`` ago.
+    """
+
+    batch: int = 1_000
+    poll_s: float = 0.2
+    reconcile_s: float = 1.0
+    reconcile_lag_s: float = 2.0
+    refill_rows: int = 1_000
+
+
+class Follower:
+    """The one writer of a generation's tables. Whatever it raises ends its term; nothing is lost by that."""
+
+    def __init__(
+        self,
+        log: LogReader,
+        views: PostgresViews,
+        cache: CachePusher,
+        cursor: Cursor,
+        *,
+        options: FollowerOptions,
+        generation: str = "",
+    ) -> None:
+        self._log = log
+        self._views = views
+        self._cache = cache
+        self._options = options
+        self._mapper = EventMapper()
+        self._metrics = _Metrics(generation)
+        self._heads: deque[tuple[float, int]] = deque()
+        self._tended_s = float("-inf")
+        self._stored = cursor
+        self._newest: datetime | None = None
+        self.cursor = cursor
+        """Where this is; in the table what does not go with a batch follows once a second."""
+
+    async def step(self) -> int:
+        """Apply the next batch of the log; how many events it had."""
+        rows = await self._log.read_after(self.cursor.pg_position, self._options.batch)
+        if rows:
+            await self.apply(rows, position=rows[-1].position)
+        return len(rows)
+
+    async def apply(self, rows: Iterable[LogRow], *, position: int | None = None) -> None:
+        """Apply ``rows``, in whatever order and however often they come, and move the cursor to ``position``."""
+        arrivals = arrivals_of(rows, self._mapper)
+        try:
+            await self._apply(arrivals, position, heal_gaps=True)
+        except RowRefused as error:
+            logger.warning("a row was refused: finding out whose", extra={"error": str(error)})
+            await self._apply_apart(arrivals)
+            await self._apply({}, position)
+
+    async def heal(self, stream: str, *, upto: int | None = None, retry: bool = False) -> None:
+        """Bring ``stream`` up to date (to version ``upto``, or whatever there is) from the log.
+
+        A parked one stays as it is unless ``retry``: then it is tried again from where it stands.
+        """
+        while True:
+            marks = await self._views.watermarks([stream])
+            if stream in marks.parked and not retry:
+                return
+            have = marks.versions.get(stream, 0)
+            rows = await self._log.read_stream(stream, have, upto, HEAL_ROWS)
+            if not rows and not retry:
+                return
+            arrivals: Arrivals = arrivals_of(rows, self._mapper) or {stream: []}
+            retried = (stream,) if retry else ()
+            try:
+                await self._apply(arrivals, None, retried=retried)
+            except RowRefused:
+                await self._apply_apart(arrivals, retried=retried)
+            if len(rows) < HEAL_ROWS:
+                return
+            retry = False  # parked once more, it stays so; else it goes on
+
+    async def tend(self) -> None:
+        """What is done once a second beside following: reconcile, and retry what somebody wants retried."""
+        now_s = time.monotonic()
+        if now_s - self._tended_s < self._options.reconcile_s:
+            return
+        self._tended_s = now_s
+        await self.retry_parked()
+        head = await self._log.head()
+        self._metrics.behind(head - self.cursor.pg_position, self._newest)
+        self._heads.append((now_s, head))
+        settled = 0
+        while self._heads and self._heads[0][0] <= now_s - self._options.reconcile_lag_s:
+            settled = self._heads.popleft()[1]
+        if await self.reconcile(settled):
+            self._tended_s = float("-inf")
+        await self.remember()
+
+    async def reconcile(self, settled: int) -> bool:
+        """Compare watermarks with the log up to ``settled`` and heal what is behind; true if there is more to do.
+
+        A stream's last event, if it is lost on its way, shows no gap: this finds it.
+        """
+        upto = min(settled, self.cursor.pg_position, self.cursor.reconciled_position + RECONCILED_POSITIONS)
+        if upto <= self.cursor.reconciled_position:
+            return False
+        latest = await self._log.latest_versions(self.cursor.reconciled_position, upto)
+        if latest:
+            marks = await self._views.watermarks(latest)
+            for stream, version in latest.items():
+                if marks.versions.get(stream, 0) < version and stream not in marks.parked:
+                    logger.warning("a stream was behind its log", extra={"stream": stream, "version": version})
+                    self._metrics.healed.inc()
+                    await self.heal(stream)
+        self.cursor = self.cursor._replace(reconciled_position=upto)
+        return upto < min(settled, self.cursor.pg_position)
+
+    async def retry_parked(self) -> None:
+        """Try again the parked streams for which that was requested."""
+        for stream in await self._views.retries():
+            await self.heal(stream, retry=True)
+        self._metrics.stale.set(await self._views.dead_letter_count())
+
+    async def remember(self) -> None:
+        """Write down what changed in the cursor without a batch: how far Redis is, and the reconciliation."""
+        position, revision = self._cache.acknowledged
+        cursor = self.cursor._replace(redis_position=position, redis_revision=revision)
+        if cursor != self._stored:
+            await self._views.move(cursor)
+        self.cursor = self._stored = cursor
+
+    async def _apply(
+        self,
+        arrivals: Arrivals,
+        position: int | None,
+        *,
+        retried: Collection[str] = (),
+        heal_gaps: bool = False,
+    ) -> None:
+        started_s = time.monotonic()
+        found = await self._views.begin(arrivals, self._stored)
+        outcome = fold_batch(arrivals, found, retried, park_gaps=not heal_gaps)
+        if outcome.gaps:
+            await self._views.rollback()
+            await self._heal_gaps(arrivals, outcome)
+            await self._apply(arrivals, position, retried=retried)
+            return
+        cursor = self._next_cursor(position)
+        exact = await self._views.commit(outcome, cursor)
+        self.cursor = self._stored = cursor
+        self._newest = max((item.level.as_of for item in outcome.items), default=self._newest)
+        warehouses = [warehouse.row for warehouse in outcome.warehouses]
+        self._cache.offer(Push(pushes_of(outcome.items, exact), warehouses, cursor.pg_position, cursor.pg_revision))
+        self._metrics.applied(outcome, time.monotonic() - started_s)
+
+    def _next_cursor(self, position: int | None) -> Cursor:
+        redis_position, redis_revision = self._cache.acknowledged
+        return Cursor(
+            pg_position=self.cursor.pg_position if position is None else position,
+            # By the clock, because a revision must never come back: a server that crashes may forget its last
+            # transactions, which Redis has seen.
+            pg_revision=max(self.cursor.pg_revision + 1, time.time_ns() // 1_000),
+            redis_position=redis_position,
+            redis_revision=redis_revision,
+            reconciled_position=self.cursor.reconciled_position,
+        )
+
+    async def _heal_gaps(self, arrivals: Arrivals, outcome: Outcome) -> None:
+        for stream, have in outcome.gaps.items():
+            upto = arrivals[stream][-1].row.version
+            logger.info("healing a gap", extra={"stream": stream, "have": have, "upto": upto})
+            self._metrics.healed.inc()
+            await self.heal(stream, upto=upto)
+
+    async def _apply_apart(self, arrivals: Arrivals, *, retried: Collection[str] = ()) -> None:
+        """Apply each stream by itself, so that the one whose row is refused comes to stand still, alone."""
+        for stream, stream_arrivals in arrivals.items():
+            try:
+                await self._apply({stream: stream_arrivals}, None, retried=retried, heal_gaps=True)
+            except RowRefused:
+                await self._apply_singly(stream, stream_arrivals, retried)
+
+    async def _apply_singly(self, stream: str, arrivals: Sequence[Arrival], retried: Collection[str]) -> None:
+        for arrival in arrivals:
+            try:
+                await self._apply({stream: [arrival]}, None, retried=retried, heal_gaps=True)
+            except RowRefused as error:
+                refused = Arrival(arrival.row, UnreadableEvent(f"a row of it was refused: {error}"))
+                await self._apply({stream: [refused]}, None, retried=retried)
+                return
+
+
+class _Metrics:
+    """The follower's gauges and counters under its generation's label."""
+
+    def __init__(self, generation: str) -> None:
+        self.healed = metrics.HEALED.labels(generation)
+        self.stale = metrics.STALE.labels(generation)
+        self._lag_events = metrics.LAG_EVENTS.labels(generation)
+        self._lag_seconds = metrics.LAG_SECONDS.labels(generation)
+        self._batches = metrics.BATCHES.labels(generation)
+        self._events = metrics.EVENTS.labels(generation)
+        self._skipped = metrics.SKIPPED.labels(generation)
+        self._parked = metrics.PARKED.labels(generation)
+        self._seconds = metrics.BATCH_SECONDS.labels(generation)
+
+    def behind(self, positions: int, newest: datetime | None) -> None:
+        """``newest``: the time of the newest event in the views, ``None`` if this term has seen none."""
+        self._lag_events.set(positions)
+        lag_s = (datetime.now(UTC) - newest).total_seconds() if positions > 0 and newest is not None else 0
+        self._lag_seconds.set(lag_s)
+
+    def applied(self, outcome: Outcome, seconds: float) -> None:
+        self._batches.inc()
+        self._events.inc(outcome.applied)
+        self._skipped.inc(outcome.skipped)
+        self._parked.inc(len(outcome.parked))
+        self._seconds.observe(seconds)
+        for letter in outcome.parked:
+            logger.error(
+                "a stream stands still at an event that cannot be applied",
+                extra={"stream": letter.stream, "version": letter.version, "error": letter.error},
+            )

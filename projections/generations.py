@@ -1,0 +1,199 @@
+"""The generations of the views, and the pointer that says which one is read.
+
+A generation is a schema of tables, a prefix of keys in Redis, and a runner; nothing is shared between two.
+"""
+
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from hashlib import blake2b
+from importlib.resources import files
+from typing import Final, Literal
+
+import msgspec
+from psycopg import AsyncConnection, sql
+from redis.asyncio import Redis
+
+from infra.redis import AWAY
+from projections.redis_views import remove_generation
+from projections.statements import CHANNEL
+
+SCHEMA: Final = "stockhold_views"
+"""Where the table of generations and the pointer are; a generation's own schema begins with it."""
+
+logger = logging.getLogger(__name__)
+
+_VIEWS = files("projections.views")
+_COLUMNS = "generation, state, schema_name, redis_prefix, log_epoch"
+
+
+class Generation(msgspec.Struct, frozen=True):
+    """A row of ``generations``. ``building``: not complete; ``live``: a runner keeps it up to date."""
+
+    number: int
+    state: Literal["building", "live"]
+    schema: str
+    redis_prefix: str
+    log_epoch: int
+
+
+class RebuildRunning(Exception):
+    """Somebody else is making or dropping generations."""
+
+
+async def connect(url: str, *, timeout_s: float = 5.0) -> AsyncConnection:
+    """A connection for the functions here: autocommit, the views' schema on its path."""
+    return await AsyncConnection.connect(
+        url,
+        autocommit=True,
+        connect_timeout=max(1, int(timeout_s)),
+        options=f"-c search_path={SCHEMA} -c application_name=stockhold-generations",
+    )
+
+
+async def generations(connection: AsyncConnection) -> list[Generation]:
+    """All of them, the oldest first. Raises psycopg.errors.UndefinedTable if the views were dropped."""
+    rows = await connection.execute(f"SELECT {_COLUMNS} FROM generations ORDER BY generation")  # noqa: S608  (constants)
+    return [Generation(*row) for row in await rows.fetchall()]
+
+
+async def current(connection: AsyncConnection) -> Generation | None:
+    """The generation that is read; ``None`` before there is one."""
+    rows = await connection.execute(
+        f"SELECT {_COLUMNS} FROM pointer JOIN generations USING (generation)"  # noqa: S608  (constants)
+    )
+    row = await rows.fetchone()
+    return Generation(*row) if row is not None else None
+
+
+@asynccontextmanager
+async def changing_generations(connection: AsyncConnection, *, wait: bool = False) -> AsyncIterator[None]:
+    """Hold the lock under which generations are made and dropped. Raises RebuildRunning if it is taken and not ``wait``.
+
+    Whoever holds it and finds a building generation knows that its builder has died.
+    """
+    key = int.from_bytes(blake2b(f"{SCHEMA}.rebuild".encode(), digest_size=8).digest(), "big", signed=True)
+    if wait:
+        await connection.execute("SELECT pg_advisory_lock(%s)", [key])
+    else:
+        rows = await connection.execute("SELECT pg_try_advisory_lock(%s)", [key])
+        if await rows.fetchone() != (True,):
+            raise RebuildRunning("another rebuild is running on these views")
+    try:
+        yield
+    finally:
+        if not connection.closed:
+            await connection.execute("SELECT pg_advisory_unlock(%s)", [key])
+
+
+async def create(connection: AsyncConnection, log_epoch: int) -> Generation:
+    """A new, empty generation under construction, without its indexes; the lock must be held."""
+    async with connection.transaction():
+        number = await _next_number(connection)
+        schema = f"{SCHEMA}_g{number}"
+        # The views may have been dropped by hand, and their numbers begin anew; what Redis still has of them is
+        # not of this generation.
+        generation = Generation(number, "building", schema, f"{schema}_{time.time_ns():x}", log_epoch)
+        await connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
+        await _run_file(connection, generation, "tables.sql")
+        await connection.execute(
+            sql.SQL("INSERT INTO {} SELECT 0, 0, 0, 0, 0, 0").format(sql.Identifier(schema, "cursors"))
+        )
+        await connection.execute(
+            "INSERT INTO generations (generation, state, schema_name, redis_prefix, log_epoch)"
+            " VALUES (%s, %s, %s, %s, %s)",
+            [number, generation.state, schema, generation.redis_prefix, log_epoch],
+        )
+    return generation
+
+
+async def make_live(connection: AsyncConnection, generation: Generation) -> Generation:
+    """Say that ``generation`` is complete, so that a runner may take it up."""
+    await connection.execute("UPDATE generations SET state = 'live' WHERE generation = %s", [generation.number])
+    await _announce(connection)
+    return msgspec.structs.replace(generation, state="live")
+
+
+async def point_to(connection: AsyncConnection, generation: Generation) -> None:
+    """Let readers read ``generation`` from now on."""
+    async with connection.transaction():
+        await connection.execute(
+            "INSERT INTO pointer (generation) VALUES (%s) ON CONFLICT (singleton)"
+            " DO UPDATE SET generation = excluded.generation, moved_at = clock_timestamp()",
+            [generation.number],
+        )
+        await _announce(connection)
+
+
+async def ensure_first(connection: AsyncConnection, log_epoch: int) -> None:
+    """Make an empty generation and point to it, unless there is one already."""
+    if await current(connection) is not None:
+        return
+    async with changing_generations(connection, wait=True):
+        if await current(connection) is None:
+            generation = await create(connection, log_epoch)
+            await build_indexes(connection, generation)
+            await point_to(connection, await make_live(connection, generation))
+
+
+async def build_indexes(connection: AsyncConnection, generation: Generation) -> None:
+    """The keys and indexes of ``generation``, one after another."""
+    async with connection.transaction():
+        await _run_file(connection, generation, "indexes.sql")
+
+
+def index_statements() -> list[str]:
+    """The statements that :func:`build_indexes` runs, for whoever runs them side by side."""
+    lines = _VIEWS.joinpath("indexes.sql").read_text(encoding="utf-8").splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("--"))
+    return [statement.strip() for statement in text.split(";") if statement.strip()]
+
+
+async def drop(connection: AsyncConnection, redis: Redis, generation: Generation) -> None:
+    """Remove ``generation`` and everything of it. Raises psycopg.Error if the pointer is on it."""
+    async with connection.transaction():
+        await connection.execute("DELETE FROM generations WHERE generation = %s", [generation.number])
+        await _announce(connection)
+    # Its runner has been told; whatever it still writes fails.
+    await connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(generation.schema)))
+    try:
+        await remove_generation(redis, generation.redis_prefix)
+    except AWAY as error:
+        logger.warning("keys are left in Redis", extra={"prefix": generation.redis_prefix, "error": str(error)})
+
+
+async def drop_orphans(connection: AsyncConnection, redis: Redis) -> list[str]:
+    """Remove what builders that died left behind: building generations, and schemas that nothing names.
+
+    The lock must be held. The schemas removed.
+    """
+    for generation in await generations(connection):
+        if generation.state == "building":
+            await drop(connection, redis, generation)
+    named = {generation.schema for generation in await generations(connection)}
+    orphans = [schema for schema in await _schemas(connection) if schema not in named]
+    for schema in orphans:
+        await connection.execute(sql.SQL("DROP SCHEMA {} CASCADE").format(sql.Identifier(schema)))
+    return orphans
+
+
+async def _schemas(connection: AsyncConnection) -> list[str]:
+    rows = await connection.execute("SELECT nspname FROM pg_namespace WHERE nspname ~ %s", [f"^{SCHEMA}_g[0-9]+$"])
+    return [row[0] for row in await rows.fetchall()]
+
+
+async def _next_number(connection: AsyncConnection) -> int:
+    taken = [int(schema.rpartition("_g")[2]) for schema in await _schemas(connection)]
+    return max([generation.number for generation in await generations(connection)] + taken, default=0) + 1
+
+
+async def _run_file(connection: AsyncConnection, generation: Generation, name: str) -> None:
+    """Run a file of SQL in the generation's schema; inside a transaction."""
+    await connection.execute(sql.SQL("SET LOCAL search_path TO {}").format(sql.Identifier(generation.schema)))
+    await connection.execute(_VIEWS.joinpath(name).read_bytes())
+    await connection.execute(sql.SQL("SET LOCAL search_path TO {}").format(sql.Identifier(SCHEMA)))
+
+
+async def _announce(connection: AsyncConnection) -> None:
+    await connection.execute("SELECT pg_notify(%s, 'pointer')", [CHANNEL])

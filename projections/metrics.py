@@ -1,0 +1,27 @@
+"""What the projection tells Prometheus, per generation."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_BY = ("generation",)
+
+LAG_EVENTS = Gauge(
+    "stockhold_projection_lag_events", "Positions of the log that the views in PostgreSQL are behind its head.", _BY
+)
+LAG_SECONDS = Gauge(
+    "stockhold_projection_lag_seconds", "Age of the newest event in the views while newer ones wait; else 0.", _BY
+)
+BATCHES = Counter("stockhold_projection_batches", "Batches written to PostgreSQL.", _BY)
+EVENTS = Counter("stockhold_projection_events", "Events applied to the views.", _BY)
+SKIPPED = Counter("stockhold_projection_skipped_events", "Events that the views had already.", _BY)
+HEALED = Counter("stockhold_projection_healed_streams", "Streams brought up to date from the log out of turn.", _BY)
+PARKED = Counter("stockhold_projection_parked_streams", "Streams that came to stand still at a poison event.", _BY)
+STALE = Gauge("stockhold_projection_stale_streams", "Streams that stand still at a poison event now.", _BY)
+BATCH_SECONDS = Histogram(
+    "stockhold_projection_batch_seconds",
+    "Time of a batch in PostgreSQL, from reading its rows to its commit.",
+    _BY,
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+)
+CACHE_UP = Gauge("stockhold_projection_cache_up", "1 while Redis takes what PostgreSQL has.", _BY)
+CACHE_REFILLS = Counter("stockhold_projection_cache_refills", "Times that Redis was filled whole.", _BY)
+CACHE_CATCH_UPS = Counter("stockhold_projection_cache_catch_ups", "Times that Redis was given what it had missed.", _BY)
