@@ -171,12 +171,14 @@ def test_a_server_that_cannot_start_says_why(made_folder: Path) -> None:
     version = made_folder / "postgres" / "PG_VERSION"
     ours = version.read_text()
     version.write_text("11\n")
-    with (
-        pytest.raises(StartFailedError, match=r"(?s)postgres ended while it was starting.*version 11"),
-        embedded_servers(made_folder),
-    ):
-        pass
-    version.write_text(ours)
+    try:
+        with (
+            pytest.raises(StartFailedError, match=r"(?s)postgres ended while it was starting.*version 11"),
+            embedded_servers(made_folder),
+        ):
+            pass
+    finally:
+        version.write_text(ours)
     assert processes_in(made_folder / "postgres", "postgres") == []
 
 
