@@ -40,11 +40,11 @@ from domain.values import (
 )
 
 
-class Command(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Command(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     """Anything that can be asked of the executor."""
 
 
-class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Line(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """Units wanted of a SKU, at a warehouse or wherever the allocator finds them."""
 
     sku: Sku
@@ -53,7 +53,7 @@ class Line(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     metadata: Metadata | None = None
 
 
-class PartLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class PartLine(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """Part of what a reservation has; without a warehouse, of its allocations in their order."""
 
     sku: Sku
@@ -61,25 +61,25 @@ class PartLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     warehouse: WarehouseCode | None = None
 
 
-class ShipLine(PartLine, frozen=True, forbid_unknown_fields=True):
+class ShipLine(PartLine, frozen=True, gc=False, forbid_unknown_fields=True):
     tracking: ShortText | None = None
 
 
-class ReturnLine(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class ReturnLine(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     sku: Sku
     warehouse: WarehouseCode
     quantity: Quantity
     condition: Condition
 
 
-class Coordinates(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Coordinates(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """Degrees, WGS 84."""
 
     latitude: Latitude
     longitude: Longitude
 
 
-class AllocationOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class AllocationOptions(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     strategy: Strategy = Strategy.PRIORITY
     allow_split: bool = True
     allow_partial: bool = False
@@ -94,7 +94,7 @@ Lines = Annotated[tuple[Line, ...], Meta(min_length=1, max_length=MAX_LINES)]
 PartLines = Annotated[tuple[PartLine, ...], Meta(min_length=1, max_length=MAX_LINES)]
 
 
-class CreateReservation(Command, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CreateReservation(Command, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     """Hold stock for an order. ``ttl_seconds`` null: for ever (``manual`` only); absent: by policy."""
 
     order_id: EntityId
@@ -110,17 +110,17 @@ class CreateReservation(Command, frozen=True, kw_only=True, forbid_unknown_field
             raise ValueError("only a reservation of kind `manual` may have no end (`ttl_seconds` null)")
 
 
-class ReservationCommand(Command, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ReservationCommand(Command, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     """A command on one existing reservation."""
 
     reservation_id: EntityId
 
 
-class CommitReservation(ReservationCommand, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CommitReservation(ReservationCommand, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     lines: PartLines | None = None
 
 
-class ReleaseReservation(ReservationCommand, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ReleaseReservation(ReservationCommand, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     reason: ReleaseReason = ReleaseReason.CANCELLED
     lines: PartLines | None = None
 
@@ -132,7 +132,7 @@ class ReleaseReservation(ReservationCommand, frozen=True, kw_only=True, forbid_u
 _CALLERS_REASONS = {ReleaseReason.CANCELLED, ReleaseReason.PAYMENT_FAILED, ReleaseReason.ORDER_CANCELLED}
 
 
-class ExtendReservation(ReservationCommand, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ExtendReservation(ReservationCommand, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     """A new end: ``ttl_seconds`` from now, or ``add_seconds`` to the present one."""
 
     ttl_seconds: TtlSeconds | None = None
@@ -143,20 +143,20 @@ class ExtendReservation(ReservationCommand, frozen=True, kw_only=True, forbid_un
             raise ValueError("say either `ttl_seconds` or `add_seconds`")
 
 
-class ShipReservation(ReservationCommand, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ShipReservation(ReservationCommand, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     tracking: ShortText | None = None
     lines: Annotated[tuple[ShipLine, ...], Meta(min_length=1, max_length=MAX_LINES)] | None = None
 
 
-class CancelReservation(ReservationCommand, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CancelReservation(ReservationCommand, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     lines: PartLines | None = None
 
 
-class ReturnReservation(ReservationCommand, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ReturnReservation(ReservationCommand, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     lines: Annotated[tuple[ReturnLine, ...], Meta(min_length=1, max_length=MAX_LINES)]
 
 
-class StockCommand(Command, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class StockCommand(Command, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     """A command on one stock item. ``expected_version`` compares before it sets; 0: must not exist yet."""
 
     sku: Sku
@@ -167,7 +167,7 @@ class StockCommand(Command, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     metadata: Metadata | None = None
 
 
-class Restock(StockCommand, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Restock(StockCommand, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     quantity: Quantity
     unit_cost: Annotated[Decimal, Meta()] | None = None
     supplier: ShortText | None = None
@@ -190,28 +190,28 @@ def _decimals(value: Decimal) -> int:
     return max(0, -exponent)
 
 
-class Adjust(StockCommand, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Adjust(StockCommand, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     delta: Delta
     reason: AdjustmentReason
 
 
-class CountStock(StockCommand, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CountStock(StockCommand, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     counted: Count
 
 
-class Damage(StockCommand, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Damage(StockCommand, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     quantity: Quantity
 
 
-class Repair(StockCommand, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Repair(StockCommand, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     quantity: Quantity
 
 
-class WriteOff(StockCommand, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class WriteOff(StockCommand, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     quantity: Quantity
 
 
-class ReturnStock(StockCommand, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ReturnStock(StockCommand, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     """Units came back that no reservation of ours accounts for."""
 
     quantity: Quantity
@@ -219,11 +219,11 @@ class ReturnStock(StockCommand, frozen=True, kw_only=True, forbid_unknown_fields
     order_id: EntityId | None = None
 
 
-class ChangePolicy(StockCommand, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ChangePolicy(StockCommand, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     patch: PolicyPatch
 
 
-class PutWarehouse(Command, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class PutWarehouse(Command, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     """Create a warehouse, or change what is named of it; null clears a detail that may be absent."""
 
     code: WarehouseCode
@@ -239,14 +239,14 @@ class PutWarehouse(Command, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     only_create: bool = False
 
 
-class ExpireHolds(Command, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ExpireHolds(Command, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     """The service's own: release what is due on one item, at most ``limit`` holds, the longest overdue first."""
 
     stream: str
     limit: int = 200
 
 
-class RelieveShortage(Command, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class RelieveShortage(Command, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     """The service's own: release the newest unpaid holds of an item that fell short, if its policy says so."""
 
     stream: str

@@ -6,7 +6,7 @@ from typing import ClassVar
 import msgspec
 
 
-class Shortage(msgspec.Struct, frozen=True, omit_defaults=True):
+class Shortage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A line that could not be promised: units asked for, and units that could have been."""
 
     sku: str

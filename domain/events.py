@@ -29,7 +29,7 @@ from domain.values import (
 )
 
 
-class Origin(msgspec.Struct, frozen=True, omit_defaults=True):
+class Origin(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Where an event came from: the command, who gave it, and what that was part of."""
 
     command_id: str
@@ -50,7 +50,7 @@ class Allocated(msgspec.Struct, frozen=True, gc=False):
     quantity: int
 
 
-class RequestedLine(msgspec.Struct, frozen=True, omit_defaults=True):
+class RequestedLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A line of a reservation as it was asked for, equal lines merged."""
 
     sku: str
@@ -59,7 +59,7 @@ class RequestedLine(msgspec.Struct, frozen=True, omit_defaults=True):
     metadata: dict[str, Any] | None = None
 
 
-class Choice(msgspec.Struct, frozen=True, omit_defaults=True):
+class Choice(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Why the allocator took this warehouse for a line that named none."""
 
     sku: str
@@ -68,7 +68,7 @@ class Choice(msgspec.Struct, frozen=True, omit_defaults=True):
     why: str
 
 
-class ReservationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
+class ReservationRequest(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What part 1 of a create says of the whole: the reservation's header can be rebuilt from it."""
 
     lines: tuple[RequestedLine, ...]
@@ -78,7 +78,7 @@ class ReservationRequest(msgspec.Struct, frozen=True, omit_defaults=True):
     choices: tuple[Choice, ...] = ()
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+class Event(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """What every event carries. ``timestamp`` (UTC) is when it occurred, by the database's clock."""
 
     TOPIC: ClassVar[str]
@@ -90,11 +90,11 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     origin: Origin
 
 
-class StockEvent(Event, frozen=True, kw_only=True, omit_defaults=True):
+class StockEvent(Event, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """An event of a stock item."""
 
 
-class HoldEvent(StockEvent, frozen=True, kw_only=True, omit_defaults=True):
+class HoldEvent(StockEvent, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """An event that touches a hold: part ``part`` of the ``parts`` of its command.
 
     Part 1 carries the ``allocations`` of all parts, in their order.
@@ -106,12 +106,12 @@ class HoldEvent(StockEvent, frozen=True, kw_only=True, omit_defaults=True):
     allocations: tuple[Allocated, ...] = ()
 
 
-class Registered(StockEvent, frozen=True, kw_only=True, omit_defaults=True):
+class Registered(StockEvent, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     TOPIC = "stock-item.registered"
     policy: Policy
 
 
-class Restocked(StockEvent, frozen=True, kw_only=True, omit_defaults=True):
+class Restocked(StockEvent, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     TOPIC = "stock-item.restocked"
     quantity: int
     unit_cost: Decimal | None = None
@@ -121,7 +121,7 @@ class Restocked(StockEvent, frozen=True, kw_only=True, omit_defaults=True):
     received_on: date | None = None
 
 
-class Reserved(HoldEvent, frozen=True, kw_only=True, omit_defaults=True):
+class Reserved(HoldEvent, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     TOPIC = "stock-item.reserved"
     order_id: str
     quantity: int
@@ -130,30 +130,30 @@ class Reserved(HoldEvent, frozen=True, kw_only=True, omit_defaults=True):
     request: ReservationRequest | None = None
 
 
-class Committed(HoldEvent, frozen=True, kw_only=True, omit_defaults=True):
+class Committed(HoldEvent, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     TOPIC = "stock-item.committed"
     quantity: int
 
 
-class Released(HoldEvent, frozen=True, kw_only=True, omit_defaults=True):
+class Released(HoldEvent, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     TOPIC = "stock-item.released"
     quantity: int
     bucket: Bucket
     reason: ReleaseReason
 
 
-class Extended(HoldEvent, frozen=True, kw_only=True, omit_defaults=True):
+class Extended(HoldEvent, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     TOPIC = "stock-item.extended"
     expires_at: datetime
 
 
-class Shipped(HoldEvent, frozen=True, kw_only=True, omit_defaults=True):
+class Shipped(HoldEvent, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     TOPIC = "stock-item.shipped"
     quantity: int
     tracking: str | None = None
 
 
-class Returned(StockEvent, frozen=True, kw_only=True, omit_defaults=True):
+class Returned(StockEvent, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """Units came back, of a reservation (then a part of its command, like a hold event) or of none."""
 
     TOPIC = "stock-item.returned"
@@ -166,13 +166,13 @@ class Returned(StockEvent, frozen=True, kw_only=True, omit_defaults=True):
     allocations: tuple[Allocated, ...] = ()
 
 
-class Adjusted(StockEvent, frozen=True, kw_only=True, omit_defaults=True):
+class Adjusted(StockEvent, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     TOPIC = "stock-item.adjusted"
     delta: int
     reason: AdjustmentReason
 
 
-class Counted(StockEvent, frozen=True, kw_only=True, omit_defaults=True):
+class Counted(StockEvent, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """A physical count: ``variance`` = counted - expected."""
 
     TOPIC = "stock-item.counted"
@@ -181,37 +181,37 @@ class Counted(StockEvent, frozen=True, kw_only=True, omit_defaults=True):
     variance: int
 
 
-class Damaged(StockEvent, frozen=True, kw_only=True, omit_defaults=True):
+class Damaged(StockEvent, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     TOPIC = "stock-item.damaged"
     quantity: int
 
 
-class Repaired(StockEvent, frozen=True, kw_only=True, omit_defaults=True):
+class Repaired(StockEvent, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     TOPIC = "stock-item.repaired"
     quantity: int
 
 
-class WrittenOff(StockEvent, frozen=True, kw_only=True, omit_defaults=True):
+class WrittenOff(StockEvent, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     TOPIC = "stock-item.written-off"
     quantity: int
 
 
-class PolicyChanged(StockEvent, frozen=True, kw_only=True, omit_defaults=True):
+class PolicyChanged(StockEvent, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """``policy`` is the whole policy from now on, not the difference."""
 
     TOPIC = "stock-item.policy-changed"
     policy: Policy
 
 
-class Discontinued(StockEvent, frozen=True, kw_only=True, omit_defaults=True):
+class Discontinued(StockEvent, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     TOPIC = "stock-item.discontinued"
 
 
-class Reinstated(StockEvent, frozen=True, kw_only=True, omit_defaults=True):
+class Reinstated(StockEvent, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     TOPIC = "stock-item.reinstated"
 
 
-class WarehouseDetails(msgspec.Struct, frozen=True, omit_defaults=True):
+class WarehouseDetails(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Everything that is said of a warehouse. ``capacity`` in units; priority 1 is served first."""
 
     name: str | None = None
@@ -225,17 +225,17 @@ class WarehouseDetails(msgspec.Struct, frozen=True, omit_defaults=True):
     policy: Policy | None = None
 
 
-class WarehouseEvent(Event, frozen=True, kw_only=True, omit_defaults=True):
+class WarehouseEvent(Event, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """An event of a warehouse: ``details`` is the whole description from now on."""
 
     details: WarehouseDetails
 
 
-class WarehouseCreated(WarehouseEvent, frozen=True, kw_only=True, omit_defaults=True):
+class WarehouseCreated(WarehouseEvent, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     TOPIC = "warehouse.created"
 
 
-class WarehouseChanged(WarehouseEvent, frozen=True, kw_only=True, omit_defaults=True):
+class WarehouseChanged(WarehouseEvent, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     TOPIC = "warehouse.changed"
 
 

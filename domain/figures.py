@@ -30,7 +30,7 @@ from domain.policy import DEFAULT_POLICY, Policy
 from domain.values import AdjustmentReason, Bucket, Condition
 
 
-class Figures(msgspec.Struct, frozen=True, omit_defaults=True):
+class Figures(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """The quantities of a stock item and when they last changed; ``reserved`` counts due holds until released."""
 
     on_hand: int = 0

@@ -23,7 +23,7 @@ class Shipment(msgspec.Struct, frozen=True, omit_defaults=True, gc=False):
     tracking: str | None = None
 
 
-class Hold(msgspec.Struct, frozen=True, omit_defaults=True):
+class Hold(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """Units of one stock item for one reservation, by what became of them.
 
     ``quantity`` = active + committed + shipped + released, always; ``returned`` of the shipped came back.

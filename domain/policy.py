@@ -10,7 +10,7 @@ from domain.values import Count, Quantity, StockStatus, TtlSeconds
 OnShortage = Annotated[str, Meta(pattern=r"^(keep|release_newest_unpaid)$(?!\n)")]
 
 
-class Policy(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class Policy(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """Thresholds of one stock item. Quantities in units, the TTL in seconds."""
 
     safety_stock: Count = 0
@@ -26,7 +26,7 @@ class Policy(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fie
     critical: bool = False
 
 
-class PolicyPatch(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class PolicyPatch(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     """Some thresholds of a policy; what is not named stays as it is."""
 
     safety_stock: Count | UnsetType = UNSET

@@ -63,7 +63,7 @@ from domain.values import (
 )
 
 
-class StockItemState(msgspec.Struct, frozen=True):
+class StockItemState(msgspec.Struct, frozen=True, gc=False):
     """A snapshot: everything that a level shows, the policy, and the open holds."""
 
     STATE_VERSION: ClassVar[int] = 1
@@ -74,7 +74,7 @@ class StockItemState(msgspec.Struct, frozen=True):
     holds: list[Hold]
 
 
-class _Undo(msgspec.Struct, frozen=True):
+class _Undo(msgspec.Struct, frozen=True, gc=False):
     """What one event changed, in O(1): a failed append must leave nothing in memory."""
 
     version: int

@@ -114,14 +114,14 @@ class Strategy(StrEnum):
     MOST_STOCK = "most_stock"
 
 
-class Reference(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+class Reference(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     """A document elsewhere that caused a change: a purchase order, a delivery note."""
 
     type: ShortText
     id: ShortText
 
 
-class Address(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class Address(msgspec.Struct, frozen=True, gc=False, omit_defaults=True, forbid_unknown_fields=True):
     line: ShortText | None = None
     city: ShortText | None = None
     state: ShortText | None = None

@@ -128,7 +128,7 @@ def level_document(
     )
 
 
-class AllocationDocument(msgspec.Struct, frozen=True, omit_defaults=True):
+class AllocationDocument(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """A hold as the contract shows it. ``quantity`` = active + committed + shipped + released."""
 
     warehouse: str
@@ -143,14 +143,14 @@ class AllocationDocument(msgspec.Struct, frozen=True, omit_defaults=True):
     shipments: tuple[Shipment, ...] = ()
 
 
-class LineDocument(msgspec.Struct, frozen=True, omit_defaults=True):
+class LineDocument(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     sku: str
     quantity: int
     allocations: list[AllocationDocument] = msgspec.field()
     metadata: dict[str, Any] | UnsetType | None = UNSET
 
 
-class ReservationDocument(msgspec.Struct, frozen=True):
+class ReservationDocument(msgspec.Struct, frozen=True, gc=False):
     reservation_id: str
     order_id: str
     kind: HoldKind
@@ -239,7 +239,7 @@ def _allocation(hold: Hold) -> AllocationDocument:
     )
 
 
-class WarehouseDocument(msgspec.Struct, frozen=True):
+class WarehouseDocument(msgspec.Struct, frozen=True, gc=False):
     code: str
     name: str | None
     address: Address | None
