@@ -1,0 +1,70 @@
+"""The processes of a whole stack: found by name, back after kill -9, gone with their supervisor."""
+
+import http.client
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from infra.embedded.folder import DataFolder
+from tests.support import Up, eventually, is_running, stockhold_up
+
+PROCESSES = ("--command-processes", "2", "--without", "projector", "--without", "read-api")
+NAMES = ["postgres", "valkey", "sweeper", "command-api-1", "command-api-2"]
+
+
+@pytest.fixture
+def up(module_data_dir: Path) -> Iterator[Up]:
+    with stockhold_up(module_data_dir, *PROCESSES) as running:
+        yield running
+
+
+def status_of(url: str, path: str) -> int:
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=20)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status
+    finally:
+        connection.close()
+
+
+def pids_now(data_dir: Path) -> dict[str, int]:
+    facts = DataFolder(data_dir).read_running()
+    assert facts is not None
+    processes = facts["processes"]
+    assert isinstance(processes, list)
+    return {one["name"]: one["pid"] for one in processes}
+
+
+def test_every_process_is_named_and_the_doors_are_open_when_it_says_so(up: Up) -> None:
+    assert [one["name"] for one in up.facts["processes"]] == NAMES
+    assert status_of(up.facts["command_url"], "/readyz") == 200
+
+
+def test_a_killed_process_is_started_again_behind_the_same_address(up: Up, module_data_dir: Path) -> None:
+    killed = {name: up.pid_of(name) for name in ("command-api-1", "command-api-2", "sweeper")}
+    for pid in killed.values():
+        os.kill(pid, signal.SIGKILL)
+    # Nobody serves at this moment; the socket is the supervisor's, and the request waits in it.
+    assert status_of(up.facts["command_url"], "/healthz") == 200
+    eventually(lambda: all(pids_now(module_data_dir).get(name, pid) != pid for name, pid in killed.items()), 30)
+    assert not [pid for pid in killed.values() if is_running(pid)]
+
+
+def test_they_end_with_their_supervisor(up: Up) -> None:
+    port = urlsplit(up.facts["command_url"]).port
+    up.process.kill()
+    up.process.wait()
+    eventually(lambda: not [pid for pid in up.pids() if is_running(pid)])
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port))
+
+
+def test_an_orderly_stop_lets_each_of_them_finish(up: Up) -> None:
+    assert up.stop() == 0
+    assert not [pid for pid in up.pids() if is_running(pid)]
+    assert "is killed" not in up.errors()
