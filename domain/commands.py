@@ -37,6 +37,7 @@ from domain.values import (
     Version,
     WarehouseCode,
     WarehouseStatus,
+    check_metadata,
 )
 
 
@@ -51,6 +52,9 @@ class Line(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
     quantity: Quantity
     warehouse: WarehouseCode | None = None
     metadata: Metadata | None = None
+
+    def __post_init__(self) -> None:
+        check_metadata(self.metadata)
 
 
 class PartLine(msgspec.Struct, frozen=True, gc=False, forbid_unknown_fields=True):
@@ -166,6 +170,9 @@ class StockCommand(Command, frozen=True, gc=False, kw_only=True, forbid_unknown_
     note: Note | None = None
     metadata: Metadata | None = None
 
+    def __post_init__(self) -> None:
+        check_metadata(self.metadata)
+
 
 class Restock(StockCommand, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     quantity: Quantity
@@ -176,18 +183,14 @@ class Restock(StockCommand, frozen=True, gc=False, kw_only=True, forbid_unknown_
     received_on: date | None = None
 
     def __post_init__(self) -> None:
-        cost = self.unit_cost
-        if cost is not None and not (cost.is_finite() and 0 <= cost < 10**12 and _decimals(cost) <= _COST_DECIMALS):
+        check_metadata(self.metadata)
+        if self.unit_cost is not None and not _is_cost(self.unit_cost):
             raise ValueError("`unit_cost` is from 0 to 10^12, with at most 6 decimals")
 
 
-_COST_DECIMALS = 6
-
-
-def _decimals(value: Decimal) -> int:
-    exponent = value.as_tuple().exponent
-    assert isinstance(exponent, int)
-    return max(0, -exponent)
+def _is_cost(cost: Decimal) -> bool:
+    exponent = cost.as_tuple().exponent  # a letter for what is not finite
+    return isinstance(exponent, int) and -6 <= exponent <= 12 and 0 <= cost < 10**12  # noqa: PLR2004  as in the message
 
 
 class Adjust(StockCommand, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):

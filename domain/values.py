@@ -17,6 +17,9 @@ MAX_HOLD_TTL_S: Final = 604_800
 """Seven days: the longest that a hold with an end may live, in seconds."""
 MAX_LINES: Final = 200
 MAX_METADATA_BYTES: Final = 4_096
+"""The largest metadata object, as compact JSON."""
+MAX_METADATA_DEPTH: Final = 32
+"""How deep metadata may be nested: JSON libraries give up somewhere past a thousand, each somewhere else."""
 
 
 Sku = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,99}$(?!\n)", min_length=1, max_length=100)]
@@ -37,6 +40,7 @@ Latitude = Annotated[float, Meta(ge=-90, le=90)]
 Longitude = Annotated[float, Meta(ge=-180, le=180)]
 Priority = Annotated[int, Meta(ge=1, le=1_000_000)]
 Metadata = dict[str, Any]
+"""An object of the caller's own, returned as given; :func:`check_metadata` says what it may be."""
 
 
 class HoldKind(StrEnum):
@@ -144,3 +148,33 @@ def split_stock_stream(stream: str) -> tuple[str, str]:
 def warehouse_stream(code: str) -> str:
     """The stream id of a warehouse: ``warehouse:{code}``."""
     return f"warehouse:{code}"
+
+
+def check_metadata(metadata: Metadata | None) -> None:
+    """Raise ValueError if ``metadata`` is too large, too deep, or holds text that cannot be stored."""
+    if not metadata:
+        return
+    level: list[Any] = [metadata]
+    for _ in range(MAX_METADATA_DEPTH):
+        texts = [text for node in level for text in _texts(node)]
+        if any("\x00" in text for text in texts):
+            raise ValueError("`metadata` holds a NUL")
+        level = [child for node in level for child in _children(node)]
+        if not level:
+            break
+    else:
+        raise ValueError(f"`metadata` is nested deeper than {MAX_METADATA_DEPTH} levels")
+    # Only measured here, not stored: but what has no JSON (a lone surrogate) has no size either, and raises.
+    if len(msgspec.json.encode(metadata)) > MAX_METADATA_BYTES:
+        raise ValueError(f"`metadata` is larger than {MAX_METADATA_BYTES} bytes")
+
+
+def _texts(node: Any) -> list[str]:
+    if isinstance(node, dict):
+        return [*node, *(value for value in node.values() if isinstance(value, str))]
+    return [value for value in node if isinstance(value, str)]
+
+
+def _children(node: Any) -> list[Any]:
+    values = node.values() if isinstance(node, dict) else node
+    return [value for value in values if isinstance(value, dict | list)]

@@ -34,7 +34,7 @@ from domain.hold import Hold
 from domain.policy import DEFAULT_POLICY, Policy
 from domain.reservation import MAX_RELEASES, Reservation, ReservationHeader, create, expire_due, relieve_shortage
 from domain.stock_item import StockItem
-from domain.values import Bucket, Condition, ReleaseReason, stock_stream
+from domain.values import Bucket, Condition, ReleaseReason, WarehouseStatus, stock_stream
 from domain.warehouse import Warehouse
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
@@ -218,6 +218,8 @@ class Shop:
 
     def warehouse(self, code: str, **details: Any) -> None:
         warehouse = self.stock.warehouses.setdefault(code, Warehouse.uncreated(code))
+        if "status" in details:
+            details["status"] = WarehouseStatus(details["status"])
         warehouse.put(details, self._origin(), self.now)
         self.log += warehouse.new_events
         warehouse.accept()
