@@ -103,6 +103,7 @@ def _reserved(event: Reserved) -> Hold:
         sku=sku,
         warehouse=warehouse,
         version=event.originator_version,
+        part=event.part,
         active=event.quantity,
         expires_at=event.expires_at,
     )

@@ -62,6 +62,7 @@ CREATE TABLE reservations (
 -- A hold, as domain.hold.Hold has it. `due_at`: when its active part ends, null if nothing is active.
 CREATE TABLE holds (
     version        bigint NOT NULL,
+    part           bigint NOT NULL,
     active         bigint NOT NULL,
     committed      bigint NOT NULL,
     shipped        bigint NOT NULL,
