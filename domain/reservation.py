@@ -49,7 +49,7 @@ MAX_RELEASES = 200
 """Due holds that one decision releases of one item; more are swept before it, in commands of their own."""
 
 
-class ReservationHeader(msgspec.Struct, frozen=True, gc=False):
+class ReservationHeader(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     """What is said of a reservation once, when it is made."""
 
     reservation_id: str

@@ -207,21 +207,20 @@ def _released_at(hold: Hold) -> datetime:
 
 def _lines(lines: Sequence[RequestedLine], holds: Sequence[Hold]) -> list[LineDocument]:
     """Each line with its holds: a hold stands under the line that names its warehouse, else under its SKU's."""
+    if len(lines) == 1:
+        return [_line(lines[0], [_allocation(hold) for hold in holds])]
     named = {(line.sku, line.warehouse) for line in lines if line.warehouse}
     by_line: dict[tuple[str, str | None], list[AllocationDocument]] = {}
     for hold in holds:
         place = (hold.sku, hold.warehouse)
         key = place if place in named else (hold.sku, None)
         by_line.setdefault(key, []).append(_allocation(hold))
-    return [
-        LineDocument(
-            sku=line.sku,
-            quantity=line.quantity,
-            allocations=by_line.get((line.sku, line.warehouse), []),
-            metadata=UNSET if line.metadata is None else line.metadata,
-        )
-        for line in lines
-    ]
+    return [_line(line, by_line.get((line.sku, line.warehouse), [])) for line in lines]
+
+
+def _line(line: RequestedLine, allocations: list[AllocationDocument]) -> LineDocument:
+    metadata = UNSET if line.metadata is None else line.metadata
+    return LineDocument(sku=line.sku, quantity=line.quantity, allocations=allocations, metadata=metadata)
 
 
 def _allocation(hold: Hold) -> AllocationDocument:

@@ -13,12 +13,9 @@ from typing import TypeVar
 import msgspec
 from psycopg.pq.abc import PGresult
 
-from domain.errors import Shortage
-from domain.events import RequestedLine
 from domain.hold import Hold
 from domain.reservation import ReservationHeader
 from domain.stock_item import StockItemState
-from domain.values import HoldKind
 from infra.event_store import statements as sql
 from infra.event_store import wire
 from infra.event_store.append_lock import SCHEMA, append_lock_key
@@ -44,8 +41,7 @@ STALE_AFTER = timedelta(milliseconds=250)
 """How old a decision may be when it is appended: beyond it time itself must be looked up again."""
 
 _encode = msgspec.json.Encoder().encode
-_decode_lines = msgspec.json.Decoder(tuple[RequestedLine, ...]).decode
-_decode_shortages = msgspec.json.Decoder(tuple[Shortage, ...]).decode
+_decode_header = msgspec.json.Decoder(ReservationHeader).decode
 _decode_hold = msgspec.json.Decoder(Hold).decode
 
 
@@ -245,20 +241,8 @@ def _take_outcomes(loaded: Loaded, result: PGresult) -> None:
 
 
 def _take_headers(loaded: Loaded, result: PGresult) -> None:
-    get = result.get_value
     for i in range(result.ntuples):
-        shortages = get(i, 5)
-        header = ReservationHeader(
-            reservation_id=wire.read_text(get(i, 0)),
-            order_id=wire.read_text(get(i, 1)),
-            kind=HoldKind(wire.read_text(get(i, 2))),
-            customer_ref=wire.read_text_or_none(get(i, 3)),
-            lines=_decode_lines(wire.read_bytes(get(i, 4))),
-            shortages=_decode_shortages(shortages) if shortages else (),
-            created_at=wire.read_time(get(i, 6)),
-            created_by=wire.read_text(get(i, 7)),
-            digest=wire.read_text(get(i, 8)),
-        )
+        header = _decode_header(wire.read_bytes(result.get_value(i, 0)))
         loaded.headers[header.reservation_id] = header
 
 
@@ -334,13 +318,7 @@ def _header_params(headers: Sequence[ReservationHeader]) -> tuple[bytes, ...]:
     return (
         wire.text_array([h.reservation_id for h in headers]),
         wire.text_array([h.order_id for h in headers]),
-        wire.text_array([h.kind for h in headers]),
-        wire.text_array([h.customer_ref for h in headers]),
-        wire.bytea_array([_encode(h.lines) for h in headers]),
-        wire.bytea_array([_encode(h.shortages) if h.shortages else None for h in headers]),
-        wire.timestamptz_array([h.created_at for h in headers]),
-        wire.text_array([h.created_by for h in headers]),
-        wire.text_array([h.digest for h in headers]),
+        wire.bytea_array([_encode(h) for h in headers]),
     )
 
 
@@ -349,10 +327,7 @@ def _hold_params(holds: Sequence[Hold]) -> tuple[bytes, ...]:
         wire.text_array([h.reservation_id for h in holds]),
         wire.text_array([h.sku for h in holds]),
         wire.text_array([h.warehouse for h in holds]),
-        wire.text_array([h.order_id for h in holds]),
-        wire.int8_array(h.version for h in holds),
         wire.int8_array(h.active for h in holds),
-        wire.int8_array(h.committed for h in holds),
         wire.timestamptz_array([h.expires_at for h in holds]),
         wire.bytea_array([_encode(h) for h in holds]),
     )

@@ -57,12 +57,7 @@ OUTCOMES = Statement(
         FROM unnest($1, $2) AS k (scope, key) JOIN idempotency i ON i.scope = k.scope AND i.key = k.key""",
     (TEXT_ARRAY, TEXT_ARRAY),
 )
-HEADERS = Statement(
-    b"headers",
-    b"""SELECT reservation_id, order_id, kind, customer_ref, lines, shortages, created_at, created_by, digest
-        FROM reservations WHERE reservation_id = ANY($1)""",
-    (TEXT_ARRAY,),
-)
+HEADERS = Statement(b"headers", b"SELECT state FROM reservations WHERE reservation_id = ANY($1)", (TEXT_ARRAY,))
 HOLDS = Statement(b"holds", b"SELECT state FROM holds WHERE reservation_id = ANY($1)", (TEXT_ARRAY,))
 PLACES = Statement(b"places", b"SELECT sku, warehouse FROM items WHERE sku = ANY($1)", (TEXT_ARRAY,))
 CHANGED_WAREHOUSES = Statement(
@@ -96,39 +91,16 @@ APPEND_OUTCOMES = Statement(
 )
 APPEND_HEADERS = Statement(
     b"append_headers",
-    b"""INSERT INTO reservations
-            (reservation_id, order_id, kind, customer_ref, lines, shortages, created_at, created_by, digest)
-        SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9)""",
-    (
-        TEXT_ARRAY,
-        TEXT_ARRAY,
-        TEXT_ARRAY,
-        TEXT_ARRAY,
-        BYTEA_ARRAY,
-        BYTEA_ARRAY,
-        TIMESTAMPTZ_ARRAY,
-        TEXT_ARRAY,
-        TEXT_ARRAY,
-    ),
+    b"INSERT INTO reservations (reservation_id, order_id, state) SELECT * FROM unnest($1, $2, $3)",
+    (TEXT_ARRAY, TEXT_ARRAY, BYTEA_ARRAY),
 )
 PUT_HOLDS = Statement(
     b"put_holds",
-    b"""INSERT INTO holds (reservation_id, sku, warehouse, order_id, version, active, committed, expires_at, state)
-        SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9)
+    b"""INSERT INTO holds (reservation_id, sku, warehouse, active, expires_at, state)
+        SELECT * FROM unnest($1, $2, $3, $4, $5, $6)
         ON CONFLICT (reservation_id, sku, warehouse) DO UPDATE SET
-            version = excluded.version, active = excluded.active, committed = excluded.committed,
-            expires_at = excluded.expires_at, state = excluded.state""",
-    (
-        TEXT_ARRAY,
-        TEXT_ARRAY,
-        TEXT_ARRAY,
-        TEXT_ARRAY,
-        INT8_ARRAY,
-        INT8_ARRAY,
-        INT8_ARRAY,
-        TIMESTAMPTZ_ARRAY,
-        BYTEA_ARRAY,
-    ),
+            active = excluded.active, expires_at = excluded.expires_at, state = excluded.state""",
+    (TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, INT8_ARRAY, TIMESTAMPTZ_ARRAY, BYTEA_ARRAY),
 )
 PUT_ITEMS = Statement(
     b"put_items",

@@ -80,10 +80,6 @@ def read_text(value: bytes | None) -> str:
     return value.decode()
 
 
-def read_text_or_none(value: bytes | None) -> str | None:
-    return None if value is None else value.decode()
-
-
 def read_bytes(value: bytes | None) -> bytes:
     assert value is not None
     return value

@@ -51,31 +51,22 @@ CREATE TABLE idempotency (
 );
 CREATE INDEX idempotency_recorded_at_idx ON idempotency (recorded_at);
 
--- A reservation's header never changes; what became of it is in its holds.
+-- A reservation's header never changes; what became of it is in its holds. Of both, only what is searched by has a column:
+-- the rest is one JSON state, written whole and read whole (a column costs every command; nobody else reads these tables).
 CREATE TABLE reservations (
     reservation_id text COLLATE "C" PRIMARY KEY,
     order_id       text COLLATE "C" NOT NULL,
-    kind           text COLLATE "C" NOT NULL,
-    customer_ref   text,
-    digest         text COLLATE "C" NOT NULL,
-    lines          bytea NOT NULL,
-    shortages      bytea,
-    created_at     timestamptz NOT NULL,
-    created_by     text NOT NULL
+    state          bytea NOT NULL
 );
 CREATE INDEX reservations_order_id_idx ON reservations (order_id);
 
--- One row per hold: the state that the stock item's aggregate folded at `version`.
+-- One row per hold: the state that the stock item's aggregate folded.
 CREATE TABLE holds (
     reservation_id text COLLATE "C" NOT NULL,
     sku            text COLLATE "C" NOT NULL,
     warehouse      text COLLATE "C" NOT NULL,
-    order_id       text COLLATE "C" NOT NULL,
-    version        bigint NOT NULL,
     active         bigint NOT NULL,
-    committed      bigint NOT NULL,
     expires_at     timestamptz,
-    -- Everything else of the hold (msgspec JSON): it is read whole and written whole.
     state          bytea NOT NULL,
     PRIMARY KEY (reservation_id, sku, warehouse)
 );
