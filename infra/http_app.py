@@ -1,7 +1,7 @@
 """What the ASGI applications of both APIs have in common: problems for every error, and a true OpenAPI page."""
 
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -96,7 +96,7 @@ Checks = Callable[[], Awaitable[Mapping[str, str | None]]]
 """Looks at what the process needs: a name for each, and None or what is wrong with it."""
 
 
-def add_probes(app: FastAPI, schemas: Schemas, checks: Checks, registry: CollectorRegistry) -> None:
+def add_probes(app: FastAPI, schemas: Schemas, checks: Checks, registries: Sequence[CollectorRegistry]) -> None:
     """``/healthz`` (the process lives), ``/readyz`` (``checks`` found nothing wrong) and ``/metrics``."""
 
     async def healthz(_: Request) -> Response:
@@ -109,14 +109,19 @@ def add_probes(app: FastAPI, schemas: Schemas, checks: Checks, registry: Collect
         return json_response(msgspec.json.encode(Ready("ready", dict.fromkeys(found, "ok"))))
 
     async def metrics(_: Request) -> Response:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+        text = b"".join(generate_latest(registry) for registry in registries)
+        return Response(text, headers={"content-type": CONTENT_TYPE_LATEST})
 
     alive = schemas.operation(answers={200: Alive}, problems=[])
     ready = schemas.operation(answers={200: Ready}, problems=["unavailable"])
     text = {"responses": {"200": {"description": "Prometheus text", "content": {"text/plain": {"schema": _TEXT}}}}}
-    add_route(app, "GET", "/healthz", healthz, summary="The process is alive", operation=alive)
-    add_route(app, "GET", "/readyz", readyz, summary="What it needs is there", operation=ready)
-    add_route(app, "GET", "/metrics", metrics, summary="Figures for Prometheus", operation=text)
+    for path, endpoint, summary, operation in (
+        ("/healthz", healthz, "The process is alive", alive),
+        ("/readyz", readyz, "What it needs is there", ready),
+        ("/metrics", metrics, "Figures for Prometheus", text),
+    ):
+        add_route(app, "GET", path, endpoint, summary=summary, operation=operation)
+        app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False, response_model=None)
 
 
 _TEXT = {"type": "string"}

@@ -7,17 +7,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, LiteralString, Self
 
-import msgspec
 import psycopg
 
 from domain.commands import Coordinates
-from domain.events import WarehouseDetails
 from domain.values import WarehouseStatus
 from infra.documents import WarehouseDocument, encode
 from infra.http_app import HttpProblem
 from infra.notices import Bell
 from projections.redis_layout import RedisKeys, microseconds
-from projections.views.warehouses import WarehouseRow
+from projections.tables import WAREHOUSE_SELECT, warehouse_from
 from read_api.clock import ReadClock
 from read_api.database import VIEWS_SCHEMA, Row, ViewDatabase, unavailable
 
@@ -31,9 +29,7 @@ _POINTER: Final = """
 SELECT clock_timestamp(), p.generation, g.schema_name, g.redis_prefix, g.partitions
 FROM {views}.pointer p JOIN {views}.generations g USING (generation)
 """
-WAREHOUSE_COLUMNS: Final = "code, version, details::text, created_at, updated_at"
-_WAREHOUSES: Final = f"SELECT {WAREHOUSE_COLUMNS} FROM {{views}}.warehouses"  # noqa: S608  # constants alone
-_decode_details = msgspec.json.Decoder(WarehouseDetails).decode
+_WAREHOUSES: Final = f"SELECT {WAREHOUSE_SELECT} FROM {{views}}.warehouses w"  # noqa: S608  # constants alone
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,18 +65,6 @@ class Warehouse:
     def stranger(cls, code: str) -> Self:
         """One that the view does not show (its stream stands still): nobody knows that it may sell."""
         return cls((_LAST, code), None, None, active=False)
-
-
-def warehouse_document(row: Row) -> WarehouseDocument:
-    """Of a row of :data:`WAREHOUSE_COLUMNS`."""
-    code, version, details, created_at, updated_at = row
-    return WarehouseRow(
-        code=code,
-        version=version,
-        details=_decode_details(details),
-        created_at=created_at,
-        updated_at=updated_at,
-    ).document()
 
 
 class Current:
@@ -159,7 +143,7 @@ class Current:
         at, generation, schema, prefix, partitions = found[0]
         self._clock.observe(before_us, microseconds(at), after_us)
         rows = await self._database.rows(schema, _WAREHOUSES)
-        self.warehouses = {row[0]: Warehouse.of(warehouse_document(row)) for row in rows}
+        self.warehouses = {row[0]: Warehouse.of(warehouse_from(row).document()) for row in rows}
         if self._views is None or self._views.generation != generation:
             self._views = Views(generation, schema, RedisKeys(prefix), partitions)
 

@@ -1,13 +1,11 @@
 """Where a list goes on: the last row's sort key, opaque to the caller."""
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from infra.problems import InvalidRequest
-
-Key = TypeVar("Key")
 
 
 def encode_cursor(key: tuple[Any, ...]) -> str:
@@ -15,8 +13,8 @@ def encode_cursor(key: tuple[Any, ...]) -> str:
     return urlsafe_b64encode(msgspec.json.encode(key)).rstrip(b"=").decode()
 
 
-def decode_cursor(cursor: str, shape: type[Key]) -> Key:
-    """The key that made ``cursor``. Raises InvalidRequest if none did."""
+def decode_cursor(cursor: str, shape: Any) -> Any:
+    """The key of type ``shape`` that made ``cursor``. Raises InvalidRequest if none did."""
     try:
         padded = cursor.encode("ascii") + b"=" * (-len(cursor) % 4)
         return msgspec.json.decode(urlsafe_b64decode(padded), type=shape)

@@ -6,6 +6,8 @@ from typing import Any, LiteralString
 
 import psycopg
 from psycopg import sql
+from psycopg.abc import Buffer
+from psycopg.adapt import Loader
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from infra.http_app import HttpProblem
@@ -26,6 +28,17 @@ def unavailable(what: str) -> HttpProblem:
     return HttpProblem("unavailable", what)
 
 
+class _JsonAsSent(Loader):
+    """JSON stays bytes: who reads it knows its struct, and decodes it with that."""
+
+    def load(self, data: Buffer) -> bytes:
+        return bytes(data)
+
+
+async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
+    connection.adapters.register_loader("json", _JsonAsSent)
+
+
 async def open_pool(url: str, size_max: int, statement_timeout_ms: int) -> Pool:
     """A pool that connects in the background, and gives a caller no longer than two seconds of waiting."""
     pool: Pool = AsyncConnectionPool(
@@ -34,6 +47,7 @@ async def open_pool(url: str, size_max: int, statement_timeout_ms: int) -> Pool:
         max_size=size_max,
         timeout=_CONNECTION_WAIT_S,
         open=False,
+        configure=_configure,
         kwargs={
             "autocommit": True,
             "options": f"-c statement_timeout={statement_timeout_ms} -c timezone=UTC -c default_transaction_read_only=on",

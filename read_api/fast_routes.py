@@ -13,7 +13,7 @@ from infra.http_fast_lane import JSON_HEADERS, PROBLEM_HEADERS, FastRequest, Fas
 from infra.problems import RETRY_AFTER_S, InvalidRequest
 from read_api.availability import AvailabilityDesk, Question
 from read_api.metrics import ReadMetrics
-from read_api.questions import is_json, question_of_batch, question_of_sku, question_of_skus
+from read_api.questions import question_of_batch, question_of_sku, question_of_skus, refuse_other_types
 
 FAST_BODY_BYTES_MAX: Final = 1_048_576
 
@@ -70,9 +70,3 @@ def _of_batch(request: FastRequest) -> Question:
     content_type = next((value for name, value in request.headers if name == b"content-type"), None)
     refuse_other_types(None if content_type is None else content_type.decode("latin-1"))
     return question_of_batch(request.body, request.match[1] or b"")
-
-
-def refuse_other_types(content_type: str | None) -> None:
-    """Raises HttpProblem ``unsupported-media-type`` for a body that is not JSON."""
-    if not is_json(content_type):
-        raise HttpProblem("unsupported-media-type", f"application/json is spoken here, not {content_type}")

@@ -15,6 +15,7 @@ from projections.redis_layout import (
     due_units,
     microseconds,
 )
+from projections.tables import LEVEL_SELECT, level_from
 from projections.views.stock_levels import Level
 from read_api.clock import ReadClock
 from read_api.current import Current
@@ -60,22 +61,12 @@ _FIRST_PAUSE_S: Final = 0.001
 _POSTGRES_AFTER_S: Final = 0.2
 """A read that waits for a version asks Redis alone for so long: it is seldom behind, and Postgres is dearer."""
 
-_LEVEL_FIELDS: Final = (
-    "sku", "warehouse", "version", "as_of", "created_at", "on_hand", "reserved", "committed", "damaged",
-    "quarantined", "in_transit", "incoming", "safety_stock", "low_stock_threshold", "backorder_limit", "sold",
-    "returned", "lost", "discontinued", "stale", "next_due_at", "last_movement_at", "last_restocked_at",
-    "last_sold_at", "last_counted_at",
-)  # fmt: skip
-LEVEL_COLUMNS: Final = """
-l.sku, l.warehouse, l.version, l.as_of, l.created_at, l.on_hand, l.reserved, l.committed, l.damaged,
-l.quarantined, l.in_transit, l.incoming, l.safety_stock, l.low_stock_threshold, l.backorder_limit, l.sold,
-l.returned, l.lost, l.discontinued, l.stale, l.next_due_at, l.last_movement_at, l.last_restocked_at,
-l.last_sold_at, l.last_counted_at,
-CASE WHEN l.next_due_at <= %(now)s THEN (
-    SELECT coalesce(sum(h.active), 0)::bigint FROM {views}.holds h
+LEVEL_COLUMNS: Final = f"""
+{LEVEL_SELECT}, CASE WHEN l.next_due_at <= %(now)s THEN (
+    SELECT coalesce(sum(h.active), 0)::bigint FROM {{views}}.holds h
     WHERE h.sku = l.sku AND h.warehouse = l.warehouse AND (h.active > 0 OR h.committed > 0) AND h.due_at <= %(now)s
 ) ELSE 0 END AS due
-"""
+"""  # noqa: S608  # constants alone
 """Of ``{views}.stock_levels l``, for :func:`level_of`; the last one is the units that are due at ``now``."""
 
 _LEVELS_OF_SKUS: Final = f"SELECT {LEVEL_COLUMNS} FROM {{views}}.stock_levels l WHERE l.sku = ANY(%(skus)s)"  # noqa: S608  # constants alone
@@ -83,7 +74,7 @@ _LEVELS_OF_SKUS: Final = f"SELECT {LEVEL_COLUMNS} FROM {{views}}.stock_levels l 
 
 def level_of(row: Row) -> tuple[Level, int]:
     """The level, and how many of its reserved units are due."""
-    return Level(**dict(zip(_LEVEL_FIELDS, row, strict=False))), row[-1]
+    return level_from(row[:-1]), row[-1]
 
 
 def shown(level: Level, due: int) -> Shown:
@@ -156,7 +147,7 @@ class LevelReader:
             if fresh_enough(found, versions):
                 # Once more and whole: a SKU that was asked for beside the one waited for may be in Postgres alone.
                 return await self._look_again(found, skus)
-        raise HttpProblem("not-fresh-enough", "the view has not come so far yet", min_version=_named(versions))
+        raise not_fresh_enough(versions)
 
     async def _look_again(self, found: dict[str, SkuLevels], skus: list[str]) -> dict[str, SkuLevels]:
         missing = [sku for sku in skus if sku not in found]
@@ -259,13 +250,20 @@ def fresh_enough(found: Mapping[str, SkuLevels], versions: Mapping[Item, int]) -
     for item, version in versions.items():
         level = level_in(found, item)
         if level is not None and level.stale:
-            raise HttpProblem(
-                "not-fresh-enough", f"the view of {item[0]} at {item[1]} stands still: it needs repair", stale=True
-            )
+            raise stands_still(item)
         if level is None or level.version < version:
             return False
     return True
 
 
-def _named(versions: Mapping[Item, int]) -> list[str]:
-    return [f"{sku}@{warehouse}:{version}" for (sku, warehouse), version in versions.items()]
+def not_fresh_enough(versions: Mapping[Item, int]) -> HttpProblem:
+    named = [f"{sku}@{warehouse}:{version}" for (sku, warehouse), version in versions.items()]
+    return HttpProblem("not-fresh-enough", "the view has not come so far yet", min_version=named)
+
+
+def stands_still(item: Item) -> HttpProblem:
+    """Of an item behind an event that could not be read: no version after it will come by waiting."""
+    sku, warehouse = item
+    return HttpProblem(
+        "not-fresh-enough", f"the view of {sku} at {warehouse} stands still until it is repaired", stale=True
+    )

@@ -2,6 +2,7 @@
 
 import msgspec
 
+from infra.http_app import HttpProblem
 from infra.http_query import parse_query
 from infra.problems import validation_error
 from read_api.availability import Question
@@ -47,6 +48,9 @@ def question_of_batch(body: bytes | bytearray, query: bytes) -> Question:
     return Question([item.sku for item in batch.items], [item.quantity for item in batch.items], versions)
 
 
-def is_json(content_type: str | None) -> bool:
-    """Whether a body may be read as JSON; one without a type may."""
-    return content_type is None or content_type.partition(";")[0].strip().lower() == "application/json"
+def refuse_other_types(content_type: str | None) -> None:
+    """Raises HttpProblem ``unsupported-media-type`` unless a body is JSON in UTF-8, however its type spells that."""
+    kind, *parameters = (part.strip() for part in (content_type or "").lower().split(";"))
+    charsets = [value.strip('"') for name, _, value in (p.partition("=") for p in parameters) if name == "charset"]
+    if kind != "application/json" or not {"utf-8", "utf8"}.issuperset(charsets):
+        raise HttpProblem("unsupported-media-type", "a body must be `application/json`, in UTF-8")

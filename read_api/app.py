@@ -1,0 +1,153 @@
+"""The read API: its application, its fast routes, and what both need while they serve."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Final, NamedTuple
+
+from fastapi import FastAPI
+from prometheus_client import REGISTRY, CollectorRegistry
+
+from infra.event_store.mapper import EventMapper
+from infra.http_app import HttpProblem, add_probes, create_app
+from infra.http_fast_lane import FastRoute
+from infra.openapi import Schemas
+from infra.postgres import ConnectionLost, StatementFailed
+from infra.redis_pipeline import RedisPipeline
+from infra.settings import Settings
+from read_api.as_of import Log, Replay
+from read_api.availability import AvailabilityDesk
+from read_api.clock import ReadClock
+from read_api.current import Current
+from read_api.database import ViewDatabase, open_pool
+from read_api.fast_routes import fast_availability_routes
+from read_api.levels import FilledGate, LevelReader
+from read_api.metrics import ReadMetrics
+from read_api.movements import MovementReader
+from read_api.pages import PageSizes
+from read_api.readers import Readers
+from read_api.reservations import ReservationReader
+from read_api.routes import add_calls
+from read_api.shortages import ShortageReader
+from read_api.stock import StockReader
+from read_api.warehouses import WarehouseReader
+from read_api.watermarks import Watermarks
+
+DESCRIPTION: Final = """
+What is there, what was, and who holds it: thin queries over the views of Stockhold's log, and replays of the
+log itself. Nothing here changes anything.
+
+Every read of levels and reservations takes `min_version` and then answers with that version at least, or 503
+`not-fresh-enough`. A hold that has ended is shown as ended, swept or not. Every error is a problem document
+(RFC 9457) with a stable `code`.
+"""
+VERSION: Final = "1"
+
+
+class ReadApi(NamedTuple):
+    """What to hand to :func:`infra.http_server.serve`."""
+
+    app: FastAPI
+    fast_routes: Sequence[FastRoute]
+
+
+def create_read_api(readers: Readers, probes: "Probes") -> ReadApi:
+    """The application and the fast routes over ``readers``, which somebody else opens and closes."""
+    schemas = Schemas()
+    app = create_app("Stockhold read API", DESCRIPTION, VERSION, schemas)
+    add_calls(app, schemas, readers)
+    registry = CollectorRegistry()
+    registry.register(readers.metrics)
+    add_probes(app, schemas, probes.check, (REGISTRY, registry))
+    return ReadApi(app, fast_availability_routes(readers.desk, readers.metrics))
+
+
+@asynccontextmanager
+async def open_read_api(settings: Settings) -> AsyncIterator[ReadApi]:
+    """The read API of the servers that ``settings`` names, ready to be served while the block lasts.
+
+    Servers that are away do not keep it from starting: its answers say so until they are back.
+    """
+    async with AsyncExitStack() as stack:
+        pool = await open_pool(settings.read_model_url, settings.postgres_pool_max, settings.statement_timeout_ms)
+        stack.push_async_callback(pool.close)
+        clock = ReadClock()
+        current = Current(
+            ViewDatabase(pool), settings.read_model_url, clock, interval_s=settings.warehouse_refresh_ms / 1e3
+        )
+        await stack.enter_async_context(current)
+        redis = RedisPipeline(settings.redis_url, FilledGate(current), timeout_s=settings.redis_timeout_ms / 1e3)
+        stack.push_async_callback(redis.stop)
+        await redis.start()
+        log = Log(settings.event_store_url, EventMapper(), timeout_s=settings.connect_timeout_s)
+        stack.push_async_callback(log.close)
+        readers = _readers(settings, current, clock, redis, log)
+        yield create_read_api(readers, Probes(current, redis, log))
+
+
+def _readers(settings: Settings, current: Current, clock: ReadClock, redis: RedisPipeline, log: Log) -> Readers:
+    metrics = ReadMetrics(settings.process_name)
+    sizes = PageSizes(settings.page_limit, settings.page_limit_max)
+    wait_s, poll_s = settings.min_version_wait_ms / 1e3, settings.min_version_poll_ms / 1e3
+    levels = LevelReader(redis, current, clock, wait_s=wait_s, poll_s=poll_s)
+    return Readers(
+        desk=AvailabilityDesk(redis, levels, current, clock, metrics),
+        log=log,
+        metrics=metrics,
+        movements=MovementReader(current, clock, sizes),
+        replay=Replay(log),
+        reservations=ReservationReader(current, clock, sizes),
+        shortages=ShortageReader(current, clock, sizes),
+        stock=StockReader(levels, current, metrics),
+        warehouses=WarehouseReader(current, clock, sizes),
+        watermarks=Watermarks(current, wait_s=wait_s, poll_s=poll_s),
+    )
+
+
+_POSITION: Final = "SELECT max(c.pg_position) FROM {views}.cursors c"
+STUCK_S: Final = 5.0
+"""How long the views may stand at one position while the log is ahead of them."""
+
+
+class Probes:
+    """Whether what the reads need is there, and whether the views keep up with the log."""
+
+    def __init__(self, current: Current, redis: RedisPipeline, log: Log) -> None:
+        self._current = current
+        self._redis = redis
+        self._log = log
+        self._behind_since: tuple[int, float] | None = None
+
+    async def check(self) -> Mapping[str, str | None]:
+        """By name: None, or what is wrong. Redis away is nothing wrong: Postgres answers in its place."""
+        position, head = await asyncio.gather(self._position(), self._head())
+        progress = None
+        if isinstance(position, int) and isinstance(head, int):
+            progress = self._progress(position, head, asyncio.get_running_loop().time())
+        return {
+            "read_model": position if isinstance(position, str) else None,
+            "event_store": head if isinstance(head, str) else None,
+            "projection": progress,
+        }
+
+    async def _position(self) -> int | str:
+        try:
+            rows = await self._current.rows(_POSITION)
+        except HttpProblem as problem:
+            return problem.detail
+        return int(rows[0][0] or 0)
+
+    async def _head(self) -> int | str:
+        try:
+            return await self._log.head()
+        except (ConnectionLost, StatementFailed):
+            return "the event store is away"
+
+    def _progress(self, position: int, head: int, now_s: float) -> str | None:
+        if position >= head:
+            self._behind_since = None
+        elif self._behind_since is None or self._behind_since[0] != position:
+            self._behind_since = (position, now_s)
+        elif now_s - self._behind_since[1] > STUCK_S:
+            return f"the views stand at {position} while the log is at {head}"
+        return None
