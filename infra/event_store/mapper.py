@@ -55,8 +55,10 @@ class EventMapper:
         try:
             if topic in self._versioned:
                 return self._upcast(self._versioned[topic], state)
+            if _VERSION_FIELD in state:  # perhaps only in a text of it
+                _stored_version(topic, 1, msgspec.json.decode(state))
             return decoder.decode(state)
-        except (msgspec.MsgspecError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        except (msgspec.MsgspecError, AttributeError, KeyError, TypeError, ValueError) as error:
             raise UnreadableEvent(f"{topic}: {error}") from error
 
     def to_stored_event(self, event: Event) -> StoredEvent:
@@ -70,7 +72,21 @@ class EventMapper:
     @staticmethod
     def _upcast(event_class: type[Event], state: bytes) -> Any:
         fields = msgspec.json.decode(state)
-        stored_version = fields.pop("class_version", 1)
+        stored_version = _stored_version(event_class.TOPIC, event_class.class_version, fields)
         for version in range(stored_version, event_class.class_version):
             getattr(event_class, f"upcast_v{version}_v{version + 1}")(fields)
         return msgspec.convert(fields, event_class, strict=False)
+
+
+_VERSION_FIELD = b'"class_version":'
+
+
+def _stored_version(topic: str, known: int, fields: dict[str, Any]) -> int:
+    """Take the version out of a stored event's fields. Raises UnreadableEvent if it is later than is known here.
+
+    After a rollback of the code the log may hold such events: better a dead letter than a guess.
+    """
+    stored = fields.pop("class_version", 1)
+    if type(stored) is not int or not 1 <= stored <= known:
+        raise UnreadableEvent(f"{topic}: stored as version {stored}, known up to version {known}")
+    return stored
