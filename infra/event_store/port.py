@@ -25,7 +25,7 @@ class StoreUnavailable(StoreError):
 class Conflict(StoreError):
     """Somebody else was first (stream version, idempotency key or reservation id): nothing was appended.
 
-    ``stale`` tells that memory was behind the log; otherwise only a key or an id was taken.
+    ``stale`` tells that memory was behind the log; otherwise only a key or an id was taken, or time had passed.
     """
 
     def __init__(self, detail: str, *, stale: bool) -> None:

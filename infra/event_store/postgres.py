@@ -348,7 +348,7 @@ async def _answered(sent: Awaitable[list[PGresult]]) -> list[PGresult]:
         raise _in_port_terms(error) from error
 
 
-UNIQUE_VIOLATION, LOCK_NOT_AVAILABLE, STALE = "23505", "55P03", "SH409"
+UNIQUE_VIOLATION, LOCK_NOT_AVAILABLE, STALE, LATE = "23505", "55P03", "SH409", "SH408"
 _SERVER_TROUBLE = {"08", "53", "57", "58", "25"}
 """SQLSTATE classes of a server that is going down, full or in recovery, or that has ended our transaction."""
 
@@ -356,6 +356,8 @@ _SERVER_TROUBLE = {"08", "53", "57", "58", "25"}
 def _in_port_terms(error: StatementFailed) -> StoreError:
     if error.sqlstate == STALE:
         return Conflict(str(error), stale=True)
+    if error.sqlstate == LATE:
+        return Conflict(str(error), stale=False)
     if error.sqlstate == UNIQUE_VIOLATION:
         return Conflict(str(error), stale=error.constraint == "stored_events_pkey")
     if error.sqlstate == LOCK_NOT_AVAILABLE:

@@ -100,14 +100,14 @@ CREATE TABLE refusals (
 );
 CREATE INDEX refusals_at_idx ON refusals (at);
 
--- For what was decided on memory alone: fails (SQLSTATE SH409) unless, under the append lock, every stream that was
--- read is still where it was, no warehouse has changed, and the decision is not older than the time it may wait.
+-- For what was decided on memory alone: fails unless, under the append lock, every stream that was read is still where it
+-- was and no warehouse has changed (SQLSTATE SH409), and the decision is not older than it may be (SH408).
 CREATE FUNCTION assert_unchanged(
     streams text[], versions bigint[], warehouses_known bigint, decided_at timestamptz, age_max interval
 ) RETURNS void LANGUAGE plpgsql STABLE AS $$
 BEGIN
     IF clock_timestamp() - decided_at > age_max THEN
-        RAISE EXCEPTION 'decided % ago', clock_timestamp() - decided_at USING ERRCODE = 'SH409';
+        RAISE EXCEPTION 'decided % ago', clock_timestamp() - decided_at USING ERRCODE = 'SH408';
     END IF;
     IF EXISTS (SELECT FROM warehouses w WHERE w.changed > warehouses_known) THEN
         RAISE EXCEPTION 'a warehouse has changed' USING ERRCODE = 'SH409';
