@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from domain.errors import DomainError
 from infra.openapi import Schemas
+from infra.openapi_page import openapi_page
 from infra.problems import (
     PROBLEM_JSON,
     RETRY_AFTER_S,
@@ -65,7 +66,9 @@ def json_response(body: bytes, status: int = 200) -> Response:
 
 def create_app(title: str, description: str, version: str, schemas: Schemas) -> FastAPI:
     """A FastAPI application that answers every error with a problem and documents ``schemas``."""
-    app = FastAPI(title=title, description=description, version=version, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(
+        title=title, description=description, version=version, docs_url=None, redoc_url=None, redirect_slashes=False
+    )
     for error in (HttpProblem, InvalidRequest, DomainError):
         app.add_exception_handler(error, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
@@ -78,7 +81,13 @@ def create_app(title: str, description: str, version: str, schemas: Schemas) -> 
         return document
 
     app.openapi = openapi  # type: ignore[method-assign]  # FastAPI's documented way to extend its page
+    # FastAPI's own page loads its scripts from a host on the internet, which many a network does not let through.
+    app.add_api_route("/docs", _docs, methods=["GET"], include_in_schema=False, response_class=Response)
     return app
+
+
+async def _docs(request: Request) -> Response:
+    return Response(openapi_page(request.app.openapi()), media_type="text/html")
 
 
 class Alive(msgspec.Struct):

@@ -6,31 +6,30 @@ thousand times a second.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from functools import partial
-from typing import Any, Final, NamedTuple
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client import REGISTRY, CollectorRegistry
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
-from infra.documents import encode
+from infra.http_app import add_probes, create_app
 from infra.http_fast_lane import FastRequest, FastRoute
+from infra.openapi import Schemas
 from infra.problems import problem
 from infra.settings import ProcessSettings
 from write_side.api.caller import Caller, Headers
-from write_side.api.door import INTERNAL, Exchange, Executor, Gate
+from write_side.api.door import Exchange, Executor, Gate
 from write_side.api.meters import Meters
-from write_side.api.openapi import DESCRIPTION, complete, documentation
+from write_side.api.openapi import DESCRIPTION, VERSION, add_rules, call_operation
 from write_side.api.routes import ROUTES
 from write_side.submission import Answer
 
 Scope = MutableMapping[str, Any]
 Asgi = Callable[[Scope, Callable[..., Awaitable[Any]], Callable[..., Awaitable[Any]]], Awaitable[None]]
-
-_NO_STORE: Final = {"cache-control": "no-store"}
 
 
 class CommandApi(NamedTuple):
@@ -40,30 +39,26 @@ class CommandApi(NamedTuple):
     fast_routes: Sequence[FastRoute]
 
 
-class _CommandApp(FastAPI):
-    """The application, which knows the types that its calls read and write."""
-
-    gates: Sequence[Gate] = ()
-
-    def openapi(self) -> dict[str, Any]:
-        """The document, made once."""
-        return complete(super().openapi(), self.gates)
-
-
 def create_command_api(executor: Executor, settings: ProcessSettings | None = None) -> CommandApi:
     """The command API in front of ``executor``, which somebody else starts and drains."""
     settings = settings or ProcessSettings()
     meters = Meters((route.operation for route in ROUTES), settings.process_name)
+    registry = CollectorRegistry()
+    registry.register(meters)
     gates = [Gate(route, executor, meters.by_operation[route.operation]) for route in ROUTES]
-    app = _CommandApp(title="Stockhold command API", version="1", description=DESCRIPTION, redirect_slashes=False)
-    app.gates = gates
+    schemas = Schemas()
+    app = create_app("Stockhold command API", DESCRIPTION, VERSION, schemas)
     app.add_middleware(_PathsAsSent)
     app.add_exception_handler(HTTPException, _no_route)
-    app.add_exception_handler(Exception, _failed)
     for gate in gates:
-        _add_route(app, gate)
-    _add_operators_routes(app, executor, meters)
+        _add_route(app, gate, schemas)
+    add_rules(schemas)
+    add_probes(app, schemas, partial(_look_at, executor), (REGISTRY, registry))
     return CommandApi(app, [_fast_route(gate) for gate in gates if gate.route.fast])
+
+
+async def _look_at(executor: Executor) -> Mapping[str, str | None]:
+    return {"event_store": None if executor.ready else "not connected"}
 
 
 # The fast lane ---------------------------------------------------------------------------------------
@@ -115,7 +110,7 @@ class _Reply:
         return response
 
 
-def _add_route(app: FastAPI, gate: Gate) -> None:
+def _add_route(app: FastAPI, gate: Gate, schemas: Schemas) -> None:
     route = gate.route
 
     async def endpoint(request: Request) -> Response:
@@ -143,7 +138,7 @@ def _add_route(app: FastAPI, gate: Gate) -> None:
         response_class=Response,
         response_model=None,
         tags=[route.operation.partition(".")[0]],
-        openapi_extra=documentation(gate),
+        openapi_extra=call_operation(gate, schemas),
     )
 
 
@@ -179,50 +174,3 @@ async def _no_route(request: Request, error: Exception) -> Response:
     allow = ", ".join(sorted(methods))
     detail = f"{request.method} is not among {allow}"
     return await _problem_reply(request, "method-not-allowed", detail).response(b"allow: %b\r\n" % allow.encode())
-
-
-async def _failed(request: Request, _: Exception) -> Response:
-    """A fault of ours outside the calls. Who called this raises it again, into the log."""
-    return await _problem_reply(request, "internal", INTERNAL).response()
-
-
-# What operators ask ----------------------------------------------------------------------------------
-
-
-def _add_operators_routes(app: FastAPI, executor: Executor, meters: Meters) -> None:
-    registry = CollectorRegistry()
-    registry.register(meters)
-
-    async def healthz() -> Response:
-        return Response(encode({"status": "alive"}), media_type="application/json", headers=_NO_STORE)
-
-    async def readyz(request: Request) -> Response:
-        if executor.ready:
-            return Response(encode({"status": "ready"}), media_type="application/json", headers=_NO_STORE)
-        reasons = ["the event store is not connected"]
-        status, body = problem("unavailable", "this process decides no commands now", reasons=reasons)
-        reply = _Reply()
-        Exchange(reply.respond, Caller(request.scope["headers"]).key, None).answer(Answer(status, body))
-        return await reply.response(b"cache-control: no-store\r\n")
-
-    async def metrics() -> Response:
-        content = generate_latest(REGISTRY) + generate_latest(registry)
-        return Response(content, headers={"content-type": CONTENT_TYPE_LATEST})
-
-    for path, endpoint, summary in (
-        ("/healthz", healthz, "Is the process alive?"),
-        ("/readyz", readyz, "Does it decide commands?"),
-        ("/metrics", metrics, "Figures for Prometheus"),
-    ):
-        for method in ("GET", "HEAD"):
-            app.add_api_route(
-                path,
-                endpoint,
-                methods=[method],
-                operation_id=path[1:],
-                summary=summary,
-                response_class=Response,
-                response_model=None,
-                tags=["operators"],
-                include_in_schema=method == "GET",
-            )

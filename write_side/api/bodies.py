@@ -1,8 +1,8 @@
 """From the bytes of a body, and what the path says, to a command within its limits: or InvalidRequest.
 
 The body's own struct has the command's fields without those that the path or a header names, so that a
-body that names them is refused like any unknown field. It is decoded in one go; texts, numbers and
-lengths are checked by the types (see :mod:`domain.values`), metadata here.
+body that names them is refused like any unknown field. It is decoded in one go, and what is decoded is
+within the limits of :mod:`domain.values`.
 """
 
 import re
@@ -14,20 +14,16 @@ import msgspec
 from msgspec import Meta
 from msgspec.structs import FieldInfo, asdict, fields
 
-from domain.commands import ChangePolicy, Command, CreateReservation, StockCommand
+from domain.commands import ChangePolicy, Command, CreateReservation
 from domain.policy import PolicyPatch
-from domain.values import MAX_METADATA_BYTES, EntityId, Sku, WarehouseCode
+from domain.values import EntityId, Sku, WarehouseCode
 from infra.problems import InvalidRequest, validation_error
 
-MAX_METADATA_DEPTH: Final = 32
-"""Levels of objects and arrays in metadata: more than people nest, less than any reader's stack holds."""
 MAX_BATCH: Final = 1_000
 _MESSAGE_CHARACTERS_MAX: Final = 300
 
 Body = bytes | bytearray
 Undecodable: Final = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
-
-_encode = msgspec.json.Encoder().encode
 
 
 def refused_body(error: Exception) -> InvalidRequest:
@@ -38,47 +34,6 @@ def refused_body(error: Exception) -> InvalidRequest:
         return InvalidRequest([("$", "the body is nested too deeply")])
     (path, message), *_ = validation_error(error).errors
     return InvalidRequest([(path, message[:_MESSAGE_CHARACTERS_MAX])])
-
-
-# Metadata --------------------------------------------------------------------------------------------
-
-
-def check_metadata(path: str, metadata: dict[str, Any]) -> None:
-    """Raise InvalidRequest for metadata that is too long, too deep, or that a database could not keep."""
-    try:
-        size = len(_encode(metadata))
-    except RecursionError:
-        raise _too_deep(path) from None
-    if size > MAX_METADATA_BYTES:
-        raise InvalidRequest([(path, f"metadata is at most {MAX_METADATA_BYTES} bytes of JSON, not {size}")])
-    _check_level(path, metadata, MAX_METADATA_DEPTH)
-
-
-def _check_level(path: str, value: Any, levels_left: int) -> None:
-    if isinstance(value, str):
-        if "\0" in value:
-            raise InvalidRequest([(path, "text without the character NUL expected")])
-        return
-    if not isinstance(value, dict | list):
-        return
-    if not levels_left:
-        raise _too_deep(path)
-    for part in (*value, *value.values()) if isinstance(value, dict) else value:
-        _check_level(path, part, levels_left - 1)
-
-
-def _too_deep(path: str) -> InvalidRequest:
-    return InvalidRequest([(path, f"metadata has at most {MAX_METADATA_DEPTH} levels")])
-
-
-def check_texts(command: Command) -> None:
-    """Raise InvalidRequest for what the command's types cannot say of its metadata."""
-    if isinstance(command, CreateReservation):
-        for number, line in enumerate(command.lines):
-            if line.metadata is not None:
-                check_metadata(f"$.lines[{number}].metadata", line.metadata)
-    elif isinstance(command, StockCommand) and command.metadata is not None:
-        check_metadata("$.metadata", command.metadata)
 
 
 # Bodies ----------------------------------------------------------------------------------------------
@@ -105,11 +60,9 @@ class CommandReader:
         except Undecodable as error:
             raise refused_body(error) from None
         try:
-            command = self._compose(given, parsed)
+            return self._compose(given, parsed)
         except ValueError as error:  # fields that are right each by itself, and do not go together
             raise InvalidRequest([("$", str(error))]) from None
-        check_texts(command)
-        return command
 
 
 def _as_decoded(_: Mapping[str, Any], parsed: Command) -> Command:
@@ -170,15 +123,7 @@ def read_batch(body: Body) -> list[Command | InvalidRequest]:
     except Undecodable:
         # Somewhere there is something wrong: where, is worth a second look only now.
         return _read_one_by_one(body)
-    return [_checked(reservation) for reservation in reservations]
-
-
-def _checked(command: Command) -> Command | InvalidRequest:
-    try:
-        check_texts(command)
-    except InvalidRequest as error:
-        return error
-    return command
+    return list(reservations)
 
 
 def _read_one_by_one(body: Body) -> list[Command | InvalidRequest]:

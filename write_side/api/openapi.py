@@ -1,17 +1,19 @@
-"""The OpenAPI document of the command API, from the types that read and write what it describes."""
+"""What the command API says of itself: its calls as OpenAPI operations, from the types that read and write them."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Annotated, Any, Final
 
 import msgspec
-from msgspec import UNSET, UnsetType
+from msgspec import Meta
 from msgspec.structs import fields
 
-from domain.errors import Shortage
+from domain.values import ReleaseReason
+from infra.openapi import Schemas
 from infra.problems import PROBLEMS
 from write_side.api.bodies import PATH_TYPES, ReservationBatch
+from write_side.api.caller import KEY_CHARACTERS_MAX, REFERENCE_CHARACTERS_MAX
 from write_side.api.door import Gate
-from write_side.api.routes import BatchResults, Route
+from write_side.api.routes import Route
 
 Json = dict[str, Any]
 
@@ -22,39 +24,61 @@ before it is answered.
 Give each change an `Idempotency-Key` and repeat it with the same key when no answer came, or a 503: the
 outcome of a decision is recorded with it, and a repeat is answered with that outcome. A refusal stays
 refused under its key. Errors are problem documents (RFC 9457); `code` says which, the other members with
-what facts. Quantities are units, times UTC.
+what facts; the `path` of an invalid request begins with `$` in the body, `path.` and `header.` elsewhere.
+Quantities are units, times UTC.
 """
+VERSION: Final = "1"
 
-_REF: Final = "#/components/schemas/{name}"
-_ALWAYS: Final = ("idempotency-key-reused", "invalid-request", "payload-too-large", "unsupported-media-type")
-_FAILURES: Final = ("internal", "overloaded", "unavailable")
-_RECORDED: Final = {200, 201, 404, 409, 410, 412}
-_FIRST_PROBLEM: Final = 400
-_TRY_AGAIN: Final = 503
-_MEANINGS: Final = {200: "Done, or done before", 201: "Made"}
+_ALWAYS: Final = ("invalid-request", "payload-too-large", "unsupported-media-type", "internal", "overloaded")
+_DECIDED: Final = ("idempotency-key-reused", "unavailable")
+_RECORDED: Final = {"200", "201", "404", "409", "410", "412"}
+_MEANINGS: Final = {"200": "Done, or done before", "201": "Made"}
 
-
-class RequestError(msgspec.Struct, frozen=True):
-    """What is wrong, and where: `$…` in the body, `path.…`, `header.…`."""
-
-    path: str
-    message: str
+Reference = Annotated[str, Meta(min_length=1, max_length=REFERENCE_CHARACTERS_MAX)]
 
 
-class Problem(msgspec.Struct, frozen=True):
-    """An error (RFC 9457). Further members are the facts of its ``code``."""
+class CallHeaders(msgspec.Struct):
+    """What every call reads."""
 
-    type: str
-    title: str
-    status: int
-    detail: str
-    code: str
-    errors: list[RequestError] | UnsetType = UNSET
-    shortages: list[Shortage] | UnsetType = UNSET
-    state: str | UnsetType = UNSET
+    key: (
+        Annotated[
+            str,
+            Meta(
+                pattern=f"^[ -~]{{1,{KEY_CHARACTERS_MAX}}}$",
+                description="Names this change, so that it can be repeated and happens once. One is made if none is given.",
+            ),
+        ]
+        | None
+    ) = msgspec.field(default=None, name="Idempotency-Key")
+    actor: Annotated[Reference, Meta(description="Who asks, by reference: no names.")] | None = msgspec.field(
+        default=None, name="X-Actor"
+    )
+    correlation_id: Annotated[Reference, Meta(description="What this is part of; kept with every event.")] | None = (
+        msgspec.field(default=None, name="X-Correlation-Id")
+    )
+    traceparent: (
+        Annotated[str, Meta(description="W3C trace context: its trace is the correlation id where no other is given.")]
+        | None
+    ) = None
 
 
-# One operation ---------------------------------------------------------------------------------------
+class ConditionalHeaders(CallHeaders):
+    if_none_match: Annotated[str, Meta(description="`*`: only create, 412 if it exists.")] | None = msgspec.field(
+        default=None, name="If-None-Match"
+    )
+
+
+_ANSWER_HEADERS: Final[Mapping[str, Json]] = {
+    "Idempotency-Key": {
+        "description": "The key of this change, given or made.",
+        "required": True,
+        "schema": {"type": "string"},
+    },
+    "Idempotency-Replayed": {
+        "description": "The recorded outcome of an earlier request with this key.",
+        "schema": {"type": "string", "enum": ["true"]},
+    },
+}
 
 
 def body_type(gate: Gate) -> type[msgspec.Struct]:
@@ -62,143 +86,73 @@ def body_type(gate: Gate) -> type[msgspec.Struct]:
     return ReservationBatch if gate.route.batch else gate.reader.body
 
 
-def documentation(gate: Gate) -> Json:
-    """What FastAPI cannot know of a call: its parameters, body and answers."""
+def call_operation(gate: Gate, schemas: Schemas) -> Json:
+    """What there is to know of a call, for FastAPI's ``openapi_extra``; its types go into ``schemas``."""
     route, body = gate.route, body_type(gate)
-    return {
-        "parameters": [*_path_parameters(route), *_header_parameters(route)],
-        "requestBody": {
-            "required": any(info.required for info in fields(body)),
-            "content": {"application/json": {"schema": _ref(body), "example": EXAMPLES[route.operation]}},
-        },
-        "responses": _answers(route) | _problems(route),
-    }
+    operation = schemas.operation(
+        answers=route.answers,
+        problems=sorted(_codes(route), key=lambda code: PROBLEMS[code]),
+        path=msgspec.defstruct("Path", [(name, PATH_TYPES[name]) for name in route.path_fields]),
+        headers=ConditionalHeaders if route.from_headers else CallHeaders,
+        body=body,
+    )
+    operation["requestBody"]["required"] = any(info.required for info in fields(body))
+    operation["requestBody"]["content"]["application/json"]["example"] = EXAMPLES[route.operation]
+    for status, answer in operation["responses"].items():
+        answer["description"] = _MEANINGS.get(status, answer["description"])
+        names = _ANSWER_HEADERS if status in _RECORDED else ("Idempotency-Key",)
+        answer["headers"] = answer.get("headers", {}) | {name: _ANSWER_HEADERS[name] for name in names}
+    return operation
 
 
-def _ref(kind: type) -> Json:
-    return {"$ref": _REF.format(name=kind.__name__)}
+def _codes(route: Route) -> set[str]:
+    """Every code that the call may answer; those of a batch's items are in its results."""
+    return {*route.refusals, *_ALWAYS} | (set() if route.batch else set(_DECIDED))
 
 
-def _path_parameters(route: Route) -> list[Json]:
-    return [
-        {"name": name, "in": "path", "required": True, "schema": _tidy(msgspec.json.schema(PATH_TYPES[name]))}
-        for name in route.path_fields
-    ]
+# What types alone do not say -------------------------------------------------------------------------
 
-
-def _header_parameters(route: Route) -> list[Json]:
-    names = ["IdempotencyKey", "Actor", "CorrelationId", "Traceparent"]
-    if "only_create" in route.from_headers:
-        names.append("IfNoneMatch")
-    return [{"$ref": f"#/components/parameters/{name}"} for name in names]
-
-
-def _answers(route: Route) -> Json:
-    return {
-        str(status): {
-            "description": _MEANINGS[status],
-            "headers": _headers(status),
-            "content": {"application/json": {"schema": _ref(document)}},
-        }
-        for status, document in route.answers.items()
-    }
-
-
-def _problems(route: Route) -> Json:
-    by_status: dict[int, list[str]] = {}
-    always = _ALWAYS[1:] if route.batch else _ALWAYS
-    for code in (*route.refusals, *always, *_FAILURES):
-        by_status.setdefault(PROBLEMS[code][0], []).append(code)
-    return {str(status): _problem(status, by_status[status]) for status in sorted(by_status)}
-
-
-def _problem(status: int, codes: Sequence[str]) -> Json:
-    of_these = {"properties": {"code": {"enum": list(codes)}, "status": {"const": status}}}
-    return {
-        "description": ", ".join(f"`{code}`" for code in codes),
-        "headers": _headers(status),
-        "content": {"application/problem+json": {"schema": {"allOf": [_ref(Problem), of_these]}}},
-    }
-
-
-def _headers(status: int) -> Json:
-    names = ["Idempotency-Key"]
-    if status in _RECORDED:
-        names.append("Idempotency-Replayed")
-    if status == _TRY_AGAIN:
-        names.append("Retry-After")
-    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
-
-
-# The document ----------------------------------------------------------------------------------------
-
-
-def complete(document: Json, gates: Iterable[Gate]) -> Json:
-    """FastAPI's document with the schemas, parameters and headers that its operations refer to."""
-    kinds: dict[str, Any] = {Problem.__name__: Problem, BatchResults.__name__: BatchResults}
-    for gate in gates:
-        for kind in (body_type(gate), *gate.route.answers.values()):
-            kinds[kind.__name__] = kind
-    _, schemas = msgspec.json.schema_components(kinds.values(), ref_template=_REF)
-    document["components"] = {"schemas": _tidy(schemas), "parameters": PARAMETERS, "headers": HEADERS}
-    return document
-
-
-def _tidy(schema: Any) -> Any:
-    """A schema of msgspec's as others read it: `$` is the end of a text and nothing before it, costs may be texts."""
-    if isinstance(schema, list):
-        return [_tidy(part) for part in schema]
-    if not isinstance(schema, dict):
-        return schema
-    if schema.get("format") == "decimal":
-        return _DECIMAL
-    tidy = {name: _tidy(part) for name, part in schema.items()}
-    if isinstance(tidy.get("pattern"), str):
-        tidy["pattern"] = tidy["pattern"].removesuffix(r"(?!\n)")
-    return tidy
-
-
-_DECIMAL: Final[Json] = {
-    "description": "An exact decimal number, at most 6 decimals; a text keeps it exact in any client.",
+_CALLERS_REASONS: Final = (ReleaseReason.CANCELLED, ReleaseReason.PAYMENT_FAILED, ReleaseReason.ORDER_CANCELLED)
+_ABSENT: Final[Json] = {"type": "null"}
+_PRESENT: Final[Json] = {"type": "integer"}
+_RULES: Final[Mapping[str, Json]] = {
+    "CreateReservation": {
+        "if": {"properties": {"ttl_seconds": {"type": "null"}}, "required": ["ttl_seconds"]},
+        "then": {"properties": {"kind": {"const": "manual"}}, "required": ["kind"]},
+    },
+    "AllocationOptions": {
+        "if": {"properties": {"strategy": {"const": "nearest"}}, "required": ["strategy"]},
+        "then": {"properties": {"ship_to": {"type": "object"}}, "required": ["ship_to"]},
+    },
+    "ExtendReservation": {
+        "oneOf": [
+            {"properties": {"ttl_seconds": _PRESENT, "add_seconds": _ABSENT}, "required": ["ttl_seconds"]},
+            {"properties": {"ttl_seconds": _ABSENT, "add_seconds": _PRESENT}, "required": ["add_seconds"]},
+        ]
+    },
+}
+_COST: Final[Json] = {
+    "description": "An exact decimal number; as a text it stays exact in every client.",
     "anyOf": [
         {"type": "number", "minimum": 0, "exclusiveMaximum": 10**12, "multipleOf": 0.000001},
         {"type": "string", "pattern": r"^[0-9]{1,12}(\.[0-9]{1,6})?$"},
+        {"type": "null"},
     ],
+    "default": None,
 }
 
 
-def _text_parameter(name: str, description: str, **limits: Any) -> Json:
-    return {"name": name, "in": "header", "description": description, "schema": {"type": "string"} | limits}
+def add_rules(schemas: Schemas) -> None:
+    """Adds what the commands check beside the types of their fields (``__post_init__``)."""
+    components = schemas.components
+    for name, rule in _RULES.items():
+        components[name] |= rule
+    components["ReleaseReservation"]["properties"]["reason"] = {
+        "enum": [*_CALLERS_REASONS],
+        "default": _CALLERS_REASONS[0],
+    }
+    components["Restock"]["properties"]["unit_cost"] = _COST
 
-
-PARAMETERS: Final[Json] = {
-    "IdempotencyKey": _text_parameter(
-        "Idempotency-Key",
-        "Names this change, so that it can be repeated without happening twice. One is made if there is none.",
-        pattern="^[ -~]{1,128}$",
-    ),
-    "Actor": _text_parameter("X-Actor", "Who asks, by reference; no name.", minLength=1, maxLength=128),
-    "CorrelationId": _text_parameter(
-        "X-Correlation-Id", "What this is part of; kept with every event.", minLength=1, maxLength=128
-    ),
-    "Traceparent": _text_parameter(
-        "traceparent", "W3C trace context: its trace is the correlation id if no other is given."
-    ),
-    "IfNoneMatch": _text_parameter("If-None-Match", "`*`: only create; 412 if it exists."),
-}
-
-HEADERS: Final[Json] = {
-    "Idempotency-Key": {
-        "description": "The key of this change, given or made.",
-        "required": True,
-        "schema": {"type": "string"},
-    },
-    "Idempotency-Replayed": {
-        "description": "`true`: this is the recorded outcome of an earlier request with this key.",
-        "schema": {"type": "string", "enum": ["true"]},
-    },
-    "Retry-After": {"description": "Seconds.", "required": True, "schema": {"type": "integer"}},
-}
 
 _LINE: Final = {"sku": "TSHIRT-M", "quantity": 2}
 _ORDER: Final[Json] = {"reservation_id": "order-1001", "order_id": "order-1001", "lines": [_LINE]}
