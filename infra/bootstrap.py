@@ -11,7 +11,11 @@ from contextlib import suppress
 from infra.event_store.postgres import PostgresEventStore
 from infra.http_server import bound_socket, listening_socket, serve
 from infra.process import announce_ready, until_stopped
+from infra.redis import connect_redis
 from infra.settings import Settings
+from projections import projector
+from projections.follower import FollowerOptions
+from read_api.app import open_read_api
 from write_side.api.app import create_command_api
 from write_side.executor import CommandExecutor
 from write_side.sweeper import Sweeper
@@ -58,6 +62,44 @@ async def run_sweeper(settings: Settings) -> None:
     sweeping = asyncio.ensure_future(sweeper.run(lambda: announce_ready(settings)))
     await _until_stopped_or_failed(sweeping)
     await executor.drain()
+
+
+async def run_projector(settings: Settings) -> None:
+    """The projection: follows the log and keeps the views."""
+    stop = asyncio.Event()
+    async with connect_redis(settings.redis_url) as redis:
+        servers = projector.Servers(
+            settings.event_store_url, settings.read_model_url, redis, settings.connect_timeout_s
+        )
+        options = FollowerOptions(
+            batch=settings.projection_batch,
+            poll_s=settings.projection_poll_ms / 1000,
+            reconcile_s=settings.reconcile_interval_ms / 1000,
+            reconcile_lag_s=settings.reconcile_lag_ms / 1000,
+            refill_rows=settings.refill_batch,
+        )
+        following = asyncio.ensure_future(
+            projector.run_projector(servers, stop, lambda: announce_ready(settings), options)
+        )
+        stopping = asyncio.ensure_future(until_stopped())
+        await asyncio.wait([following, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        stop.set()
+        await following
+
+
+async def run_read_api(settings: Settings) -> None:
+    """The read API over the views."""
+    async with open_read_api(settings) as api:
+        settle_memory()
+        await serve(
+            api.app,
+            _listener(settings, settings.read_port),
+            until=until_stopped(),
+            fast_routes=api.fast_routes,
+            on_ready=lambda: announce_ready(settings),
+            grace_s=settings.drain_timeout_s,
+        )
 
 
 async def sweep_now(settings: Settings) -> int:

@@ -10,6 +10,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, generate_l
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from domain.errors import DomainError
 from infra.openapi import Schemas
@@ -69,6 +70,7 @@ def create_app(title: str, description: str, version: str, schemas: Schemas) -> 
     app = FastAPI(
         title=title, description=description, version=version, docs_url=None, redoc_url=None, redirect_slashes=False
     )
+    app.add_middleware(_PathsAsSent)
     for error in (HttpProblem, InvalidRequest, DomainError):
         app.add_exception_handler(error, _answer_problem)
     app.add_exception_handler(HTTPException, _answer_http_exception)
@@ -134,6 +136,18 @@ def add_probes(app: FastAPI, schemas: Schemas, checks: Checks, registries: Seque
 
 
 _TEXT = {"type": "string"}
+
+
+class _PathsAsSent:
+    """Routes look at the path as it was sent: an encoded slash is part of an identifier, not a separator."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope["path"] = scope["raw_path"].decode("latin-1")
+        await self._app(scope, receive, send)
 
 
 async def _answer_problem(_: Request, error: Exception) -> Response:

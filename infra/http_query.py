@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from functools import cache
 from typing import Final, NamedTuple, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, unquote
 
 import msgspec
 from msgspec import inspect
@@ -44,8 +44,12 @@ def parse_query(raw: bytes, shape: type[T]) -> T:
 
 
 def parse_path(values: Mapping[str, str], shape: type[T]) -> T:
-    """The parts of a path as a ``shape``. Raises InvalidRequest."""
-    return _convert(values, shape, "path")
+    """The parts of a path, as they were sent, as a ``shape``. Raises InvalidRequest."""
+    try:
+        plain = {name: unquote(value, errors="strict") for name, value in values.items()}
+    except UnicodeDecodeError:
+        raise InvalidRequest([("path", "not UTF-8")]) from None
+    return _convert(plain, shape, "path")
 
 
 def _pairs(raw: bytes) -> list[tuple[str, str]]:

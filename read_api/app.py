@@ -63,7 +63,7 @@ def create_read_api(readers: Readers, probes: "Probes") -> ReadApi:
 
 
 @asynccontextmanager
-async def open_read_api(settings: Settings) -> AsyncIterator[ReadApi]:
+async def open_read_api(settings: Settings, clock: ReadClock | None = None) -> AsyncIterator[ReadApi]:
     """The read API of the servers that ``settings`` names, ready to be served while the block lasts.
 
     Servers that are away do not keep it from starting: its answers say so until they are back.
@@ -71,7 +71,7 @@ async def open_read_api(settings: Settings) -> AsyncIterator[ReadApi]:
     async with AsyncExitStack() as stack:
         pool = await open_pool(settings.read_model_url, settings.postgres_pool_max, settings.statement_timeout_ms)
         stack.push_async_callback(pool.close)
-        clock = ReadClock()
+        clock = clock or ReadClock()
         current = Current(
             ViewDatabase(pool), settings.read_model_url, clock, interval_s=settings.warehouse_refresh_ms / 1e3
         )

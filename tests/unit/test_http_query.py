@@ -77,6 +77,8 @@ def test_what_does_not_fit_is_refused_by_its_name(raw, path):
 
 def test_paths_are_checked_alike():
     assert parse_path({"sku": "A"}, Path).sku == "A"
-    with pytest.raises(InvalidRequest) as caught:
-        parse_path({"sku": "a b"}, Path)
-    assert caught.value.errors[0][0] == "path.sku"
+    assert parse_path({"sku": "%41%3ab"}, Path).sku == "A:b"
+    for sent, path in (("a b", "path.sku"), ("a%2Fb", "path.sku"), ("a%00", "path.sku"), ("a%ff", "path")):
+        with pytest.raises(InvalidRequest) as caught:
+            parse_path({"sku": sent}, Path)
+        assert caught.value.errors[0][0] == path
