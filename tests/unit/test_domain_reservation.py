@@ -340,6 +340,9 @@ def test_several_lines_on_the_same_hold_are_summed_before_they_are_checked():
         shop.on(commit, CommitReservation, "r", lines=both)
     assert refused.value.facts == {"sku": "A", "warehouse": "W1", "requested": 2, "remaining": 1}
     assert held(shop, "committed") == {"A@W1": 0, "A@W2": 0, "B@W1": 0}
+    one = {"sku": "A", "quantity": 1, "warehouse": "W1"}
+    with pytest.raises(QuantityOutOfRange):
+        shop.on(commit, CommitReservation, "r", lines=[one, one, one, one])
     before = len(shop.log)
     shop.on(commit, CommitReservation, "r", lines=[both[0], {"sku": "A", "quantity": 3}])
     assert [event.quantity for event in shop.events_since(before)] == [3, 2]
