@@ -1,10 +1,10 @@
 """A log to write to, a follower to drive step by step, and the views as plain values to compare.
 
-    log = LogWriter(database_url)
-    log.happened("A", "W1", registered(), restocked(10), reserved("r-1", 3))
-    async with follower_rig(database_url, redis_url) as rig:
-        await rig.catch_up()
-        assert await rig.views() == ...
+log = LogWriter(database_url)
+log.happened("A", "W1", registered(), restocked(10), reserved("r-1", 3))
+async with follower_rig(database_url, redis_url) as rig:
+    await rig.catch_up()
+    assert await rig.views() == ...
 """
 
 from collections.abc import AsyncIterator, Iterable
@@ -140,7 +140,8 @@ class Cached:
     warehouses: dict[str, Any]
 
 
-async def read_cache(redis: Redis, prefix: str) -> Cached:
+async def read_cache(redis: Any, prefix: str) -> Cached:
+    """``redis``: a client that answers in bytes, which its stubs do not say."""
     keys = RedisKeys(prefix)
     cached = Cached(bool(await redis.exists(keys.filled)), {}, {}, {})
     async for key in redis.scan_iter(f"{prefix}:stock:*"):
@@ -187,9 +188,7 @@ class Rig:
         )
         if cache:
             await self.pusher.synchronise(self.rows)
-        self.follower = Follower(
-            self.log, self.writer, self.pusher, await self.writer.cursor(), options=self._options
-        )
+        self.follower = Follower(self.log, self.writer, self.pusher, await self.writer.cursor(), options=self._options)
 
     async def stop(self) -> None:
         """Let go of everything as a crash would: nothing is finished, nothing pushed."""
@@ -220,7 +219,7 @@ class Rig:
     def execute(self, statement: str, *params: Any) -> list[Any]:
         """Run a statement in the generation's schema, by somebody else's connection."""
         with psycopg.connect(self.url, options=f"-c search_path={self.generation.schema}") as connection:
-            cursor = connection.execute(statement, params)  # type: ignore[arg-type]  # a test's own text
+            cursor = connection.execute(statement, params)
             return cursor.fetchall() if cursor.description else []
 
 
@@ -235,9 +234,7 @@ async def new_generation(url: str) -> AsyncIterator[Generation]:
 
 
 @asynccontextmanager
-async def follower_rig(
-    url: str, redis_url: str, *, cache: bool = True, **options: Any
-) -> AsyncIterator[Rig]:
+async def follower_rig(url: str, redis_url: str, *, cache: bool = True, **options: Any) -> AsyncIterator[Rig]:
     """A rig on the first generation, started."""
     async with connect_redis(redis_url) as redis, new_generation(url) as generation:
         rig = Rig(url, redis, generation, FollowerOptions(**options))
