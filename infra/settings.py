@@ -76,12 +76,6 @@ class WriteSettings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="STOCKHOLD_", extra="ignore", frozen=True)
 
-    hold_ttl_s: int = Field(
-        default=900,
-        ge=1,
-        le=604_800,
-        description="Time to live of a hold that names none, where no policy says another.",
-    )
     idempotency_days: int = Field(
         default=7, ge=1, description="How long the outcome of a command is kept under its key."
     )
@@ -95,9 +89,14 @@ class WriteSettings(BaseSettings):
     )
     batch_limit: int = Field(default=500, ge=1, description="Commands decided in one transaction.")
     identity_map_items: int = Field(
+        default=100_000,
+        ge=1,
+        description="Stock items that one executor keeps in memory (some 1.2 kB each), least recently used out first.",
+    )
+    known_reservations: int = Field(
         default=50_000,
         ge=1,
-        description="Stock items that one executor keeps in memory, least recently used out first.",
+        description="Headers of reservations that one executor keeps in memory, least recently used out first.",
     )
     snapshot_every: int = Field(default=200, ge=1, description="Events of one stock item between two snapshots of it.")
     lock_timeout_ms: int = Field(

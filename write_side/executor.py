@@ -92,7 +92,12 @@ class CommandExecutor:
     def __init__(self, store: EventStore, settings: WriteSettings, mapper: EventMapper | None = None) -> None:
         self._store = store
         self._mapper = mapper or EventMapper()
-        self._memory = Memory(self._mapper, settings.identity_map_items, settings.snapshot_every)
+        self._memory = Memory(
+            self._mapper,
+            items_limit=settings.identity_map_items,
+            reservations_limit=settings.known_reservations,
+            snapshot_every=settings.snapshot_every,
+        )
         self._queue_limit = settings.queue_limit
         self._batch_limit = settings.batch_limit
         self._deadline_s = settings.request_deadline_ms / 1000

