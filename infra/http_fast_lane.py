@@ -86,7 +86,7 @@ class FastRequest(RequestResponseCycle):
                     headers,
                     b"content-length: %d\r\n\r\n" % len(body)
                     if self.keep_alive
-                    else b"connection: close\r\ncontent-length: %d\r\n\r\n" % len(body),
+                    else b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body),
                     body,
                 )
             )
@@ -126,6 +126,7 @@ class FastLaneProtocol(HttpToolsProtocol):
         self._telling: dict[bytes, bytes] = {}
         self._previous: RequestResponseCycle | None = None
         self._held = False
+        self._idle_since_s: float | None = None
         self._default_headers: list[tuple[bytes, bytes]] | None = None
         self._default_header_lines = b""
 
@@ -207,19 +208,56 @@ class FastLaneProtocol(HttpToolsProtocol):
         else:
             super()._start_asgi_task(cycle, app)
 
-    # Back-pressure: who does not read its answers is not asked for more questions.
     def on_response_complete(self) -> None:
         if self.flow.write_paused:
+            # Back-pressure: who does not read its answers is not asked for more questions.
             self._held = True
             self.flow.pause_reading()
+            return
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            self._start_asgi_task(*self.pipeline.pop())
         else:
-            super().on_response_complete()
+            self._idle_since_s = self.loop.time()
+            if self.timeout_keep_alive_task is None:
+                self._look_again_in(self.timeout_keep_alive)
 
     def resume_writing(self) -> None:
         super().resume_writing()
         if self._held:
             self._held = False
-            super().on_response_complete()
+            self.on_response_complete()
+
+    # An idle connection is closed after a while. One timer per connection that looks when it last was busy is
+    # cheaper than one per request, of which all but the last are cancelled.
+    def data_received(self, data: bytes) -> None:
+        self._idle_since_s = None
+        super().data_received(data)
+
+    def _unset_keepalive_if_required(self) -> None:
+        """The timer looks for itself whether it is still needed."""
+
+    def _look_again_in(self, seconds: float) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, self.timeout_keep_alive_handler)
+
+    def timeout_keep_alive_handler(self) -> None:
+        self.timeout_keep_alive_task = None
+        if self._idle_since_s is None or self.transport.is_closing():
+            return
+        left_s = self._idle_since_s + self.timeout_keep_alive - self.loop.time()
+        if left_s > 0:
+            self._look_again_in(left_s)
+        else:
+            self.transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self.timeout_keep_alive_task is not None:
+            self.timeout_keep_alive_task.cancel()
+            self.timeout_keep_alive_task = None
 
 
 def fast_lane_protocol(routes: Sequence[FastRoute]) -> type[FastLaneProtocol]:

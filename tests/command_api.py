@@ -80,7 +80,7 @@ class ScriptedExecutor:
         return outcome
 
 
-def route_of(api_routes: Sequence[FastRoute], taken: list[bytes]) -> list[FastRoute]:
+def noting_targets(api_routes: Sequence[FastRoute], taken: list[bytes]) -> list[FastRoute]:
     """The fast routes, each noting the target of every request it takes."""
 
     def noting(route: FastRoute) -> FastRoute:
@@ -201,7 +201,7 @@ async def command_api(executor: ScriptedExecutor | None = None, grace_s: float =
             made.app,
             listener,
             until=stop.wait(),
-            fast_routes=route_of(made.fast_routes, fast),
+            fast_routes=noting_targets(made.fast_routes, fast),
             on_ready=ready.set,
             grace_s=grace_s,
         )

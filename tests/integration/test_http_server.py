@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 
 import pytest
 
@@ -122,3 +123,13 @@ async def test_who_does_not_read_its_answer_is_not_served_the_next_and_holds_up_
     assert (await read_answer(slow_reader)).endswith(b"next")
     writer.close()
     slow_writer.close()
+
+
+def test_what_is_accepted_sends_without_waiting_for_acknowledgements():
+    with bound_socket("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
+        accepted, _ = listener.accept()
+        with accepted:
+            assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        inherited = listening_socket(listener.dup().detach())
+        with inherited:
+            assert inherited.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

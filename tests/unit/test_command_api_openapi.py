@@ -191,6 +191,6 @@ def cost_is_taken(document: dict[str, Any], cost: Any) -> bool:
 
 def test_a_cost_may_be_a_number_or_a_text(document):
     good = (0, 4.9, "4.90", "0", "999999999999.999999", None)
-    bad = (-1, 10**12, "-1", "cheap", "1000000000000", "0.0000001", True, [])
+    bad: tuple[Any, ...] = (-1, 10**12, "-1", "cheap", "1000000000000", "0.0000001", True, [])
     assert [cost_is_taken(document, cost) for cost in good] == [True] * len(good)
     assert [cost_is_taken(document, cost) for cost in bad] == [False] * len(bad)
