@@ -17,7 +17,6 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_defaults_stand_without_any_environment() -> None:
     settings = Settings()
     assert settings.idempotency_days == 7
-    assert settings.idempotency_days == 7
     assert settings.listen_fd is None
 
 
@@ -34,7 +33,7 @@ def test_the_views_live_beside_the_log_unless_told_otherwise(monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("HOLD_TTL_S", "0"), ("HOLD_TTL_S", "604801"), ("QUEUE_LIMIT", "many"), ("LOG_LEVEL", "LOUD")]
+    ("name", "value"), [("IDEMPOTENCY_DAYS", "0"), ("COMMAND_PORT", "65536"), ("QUEUE_LIMIT", "many"), ("LOG_LEVEL", "LOUD")]
 )
 def test_a_value_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"STOCKHOLD_{name}", value)
