@@ -95,7 +95,7 @@ class ChangedWarehouse(NamedTuple):
 
 @dataclass(slots=True)
 class Outcome:
-    """What a batch does. Nothing of it may be written while there are ``gaps``: stream → the version before the gap."""
+    """What a batch does. Nothing of it may be written while there are ``gaps``: streams to be healed first."""
 
     items: list[ChangedItem] = field(default_factory=list)
     warehouses: list[ChangedWarehouse] = field(default_factory=list)
@@ -103,7 +103,7 @@ class Outcome:
     reservations: list[ReservationRow] = field(default_factory=list)
     parked: list[DeadLetter] = field(default_factory=list)
     unparked: list[str] = field(default_factory=list)
-    gaps: dict[str, int] = field(default_factory=dict)
+    gaps: list[str] = field(default_factory=list)
     applied: int = 0
     skipped: int = 0
     park_gaps: bool = False
@@ -119,7 +119,7 @@ class Outcome:
         if self.park_gaps:
             self.park(row, f"the log has nothing between version {have} and {row.version}")
         else:
-            self.gaps[row.stream] = have
+            self.gaps.append(row.stream)
         return self.park_gaps
 
 

@@ -196,9 +196,9 @@ class Follower:
         )
 
     async def _heal_gaps(self, arrivals: Arrivals, outcome: Outcome) -> None:
-        for stream, have in outcome.gaps.items():
+        for stream in outcome.gaps:
             upto = arrivals[stream][-1].row.version
-            logger.info("healing a gap", extra={"stream": stream, "have": have, "upto": upto})
+            logger.info("healing a gap", extra={"stream": stream, "upto": upto})
             self._metrics.healed.inc()
             await self.heal(stream, upto=upto)
 
