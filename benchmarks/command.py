@@ -45,7 +45,7 @@ def bench(
         markdown.write_text(between_marks(page, to_markdown(report)))
     if as_json:
         print(report.to_json())
-    if report.oversold:
+    if report.oversold or report.failed:
         raise typer.Exit(_CHECK_FAILED)
 
 

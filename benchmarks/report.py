@@ -55,16 +55,17 @@ class Machine(msgspec.Struct):
 
 
 class Report(msgspec.Struct):
-    """`oversold`: units promised beyond the stock, over all sell-out checks; anything but 0 is a failed run."""
+    """`oversold`: units promised beyond the stock, over all sell-out checks; `failed`: case → why it has no figures."""
 
     machine: Machine
     cases: list[CaseResult] = msgspec.field(default_factory=list)
     floors: list[Floor] = msgspec.field(default_factory=list)
     oversold: int = 0
+    failed: dict[str, str] = msgspec.field(default_factory=dict)
 
     def to_json(self) -> str:
-        """One line: `cases`, `floors`, `oversold`, and the machine's facts beside them."""
-        document = {"cases": self.cases, "floors": self.floors, "oversold": self.oversold}
+        """One line: `cases`, `floors`, `oversold`, `failed`, and the machine's facts beside them."""
+        document = {"cases": self.cases, "floors": self.floors, "oversold": self.oversold, "failed": self.failed}
         return msgspec.json.encode(document | msgspec.structs.asdict(self.machine)).decode()
 
 
@@ -116,7 +117,9 @@ def print_tables(report: Report, console: Console) -> None:
         console.print(table)
     for case in report.cases:
         if case.note:
-            console.print(f"{case.case}: {case.note}", highlight=False, soft_wrap=True)
+            console.print(f"{case.case}: {case.note}", markup=False, highlight=False, soft_wrap=True)
+    for name, reason in report.failed.items():
+        console.print(f"{name} has no figures: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
     console.print(describe(report.machine), highlight=False, soft_wrap=True)
 
 
@@ -125,8 +128,9 @@ def to_markdown(report: Report) -> str:
     for headings, rows in _tables(report):
         lines = [headings, tuple("---" for _ in headings), *rows]
         parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
-    parts += [f"- **{case.case}** {case.note}" for case in report.cases if case.note]
-    return "\n\n".join(parts[:-1]) + ("\n\n" + parts[-1] if len(parts) > 1 else "") + "\n"
+    notes = [f"- **{case.case}**: {case.note}" for case in report.cases if case.note]
+    notes += [f"- **{name}** has no figures: {reason}" for name, reason in report.failed.items()]
+    return "\n\n".join([*parts, "\n".join(notes)]).strip() + "\n"
 
 
 def _tables(report: Report) -> list[tuple[tuple[str, ...], list[tuple[str, ...]]]]:

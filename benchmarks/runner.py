@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.bench import Bench
-from benchmarks.errors import UnknownCaseError
+from benchmarks.errors import BenchFailedError, StackUnreachableError, UnknownCaseError
 from benchmarks.machine import machine_facts, postgres_version
 from benchmarks.options import Options
 from benchmarks.registry import CASES
@@ -16,18 +16,29 @@ from benchmarks.report import Report
 
 
 def run(options: Options) -> Report:
-    """Raises BenchFailedError (StackUnreachableError, LoadFailedError, PgbenchError): the run has no figures."""
+    """A case that fails leaves the others their figures. Raises UnknownCaseError; StackUnreachableError if no stack runs."""
     names = chosen(options.cases)
     with _progress(len(names)) as (say, advance), Bench(options, say) as bench:
         say("measuring the load generator's own cost")
         report = Report(machine_facts(options))
         for name in names:
             say(name)
-            report.cases += CASES[name](bench)
-            report.machine.postgres = report.machine.postgres or postgres_version(bench.facts.event_store_url)
+            _run_case(name, bench, report)
             advance()
         report.floors, report.oversold = bench.floors, bench.oversold
         return report
+
+
+def _run_case(name: str, bench: Bench, report: Report) -> None:
+    try:
+        report.cases += CASES[name](bench)
+        report.machine.postgres = report.machine.postgres or postgres_version(bench.facts.event_store_url)
+    except BenchFailedError as error:
+        if isinstance(error, StackUnreachableError) and not report.cases:
+            raise
+        bench.say(f"{name} failed: {error}")
+        report.failed[name] = str(error)
+        bench.stop_stack()  # the next case shall not inherit what went wrong
 
 
 def chosen(cases: tuple[str, ...]) -> list[str]:

@@ -69,11 +69,15 @@ def floors(bench: Bench) -> list[CaseResult]:
 
 def _sustained(bench: Bench, what: str, requests: Requests) -> float:
     probe = bench.stocked(Items(bench.fresh_name(), 0, 1))
+    meter = CpuMeter.of(bench.facts)
     load = bench.load(bench.stream(requests), users=_USERS)
+    spent = describe_round(load, meter)
     done, commands, reads = load.streams["all"], Client(bench.command_url), Client(bench.read_url)
     catch_up_s = seconds_to_visible(commands, reads, probe, 0)
     commands.close()
     reads.close()
     p99_ms = done.histogram().percentile_ms(99)
-    bench.say(f"  {what}: {load.per_second('all'):,.0f}/s, p99 {p99_ms:.1f} ms, views {catch_up_s:.2f} s behind")
+    bench.say(
+        f"  {what}: {load.per_second('all'):,.0f}/s, p99 {p99_ms:.1f} ms, views {catch_up_s:.2f} s behind  {spent}"
+    )
     return done.succeeded / (load.seconds + catch_up_s)

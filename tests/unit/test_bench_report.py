@@ -87,6 +87,16 @@ def test_the_docs_get_a_table_with_a_row_per_case():
     assert len({row.count("|") for row in rows[:4]}) == 1
 
 
+def test_a_case_without_figures_says_why():
+    report = _report()
+    report.failed["P3"] = "no such [command]"
+    output = io.StringIO()
+    print_tables(report, Console(file=output, width=240))
+    assert "P3 has no figures: no such [command]" in output.getvalue()
+    assert "- **P3** has no figures: no such [command]" in to_markdown(report)
+    assert json.loads(report.to_json())["failed"] == {"P3": "no such [command]"}
+
+
 def test_the_table_takes_the_place_of_the_last_one():
     page = "# Title\n\n<!-- bench:begin -->\nold\n<!-- bench:end -->\n\nWords after.\n"
     once = between_marks(page, "new")
