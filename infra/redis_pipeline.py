@@ -59,7 +59,6 @@ class RedisPipeline:
         self._timeout_s = timeout_s
         self._connection: _Connection | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._open = gate is None
 
     @property
     def connected(self) -> bool:
@@ -82,27 +81,19 @@ class RedisPipeline:
         if connection is None or len(connection.waiting) >= WAITING_MAX:
             done(None)
             return
-        if self._gate is None:
-            connection.ask(commands, done)
-            return
-        if not connection.outgoing:
+        if self._gate is not None and not connection.outgoing:
             question = self._gate.commands()
             if not question:
                 done(None)
                 return
-            connection.ask(question, self._judge)
-        connection.ask(commands, lambda replies: done(replies if self._open else None))
+            connection.ask(question, _nobody, self._gate)
+        connection.ask(commands, done)
 
     async def fetch(self, commands: Sequence[bytes]) -> list[Any] | None:
         """As :meth:`request`, for a coroutine."""
         replies: asyncio.Future[list[Any] | None] = asyncio.get_running_loop().create_future()
         self.request(commands, lambda found: None if replies.done() else replies.set_result(found))
         return await replies
-
-    def _judge(self, replies: list[Any] | None) -> None:
-        # Replies come in the order of the commands: this stands until the next round trip's question is answered.
-        assert self._gate is not None
-        self._open = replies is not None and self._gate.is_open(replies)
 
     async def _keep_connected(self, first_try: asyncio.Event) -> None:
         pause_s = RECONNECT_S_MIN
@@ -126,13 +117,20 @@ class RedisPipeline:
                 connection.close()
 
 
-class _Waiting:
-    __slots__ = ("asked_at_s", "done", "replies", "wanted")
+def _nobody(_: list[Any] | None) -> None:
+    """Waits for the answer to a gate's question: the connection itself looks at it."""
 
-    def __init__(self, wanted: int, done: Replies, asked_at_s: float) -> None:
+
+class _Waiting:
+    """Who waits for so many replies. With a ``gate`` they are the answer to its question."""
+
+    __slots__ = ("asked_at_s", "done", "gate", "replies", "wanted")
+
+    def __init__(self, wanted: int, done: Replies, asked_at_s: float, gate: Gate | None) -> None:
         self.wanted = wanted
         self.done = done
         self.asked_at_s = asked_at_s
+        self.gate = gate
         self.replies: list[Any] = []
 
 
@@ -144,6 +142,9 @@ class _Connection(asyncio.Protocol):
         self._transport: Any = None
         self._timeout_s = timeout_s
         self._watch: asyncio.TimerHandle | None = None
+        self._turn_s = 0.0
+        # Replies come in the order of the commands, so what the gate said holds until it is asked again.
+        self._gate_is_open = True
         self.waiting: deque[_Waiting] = deque()
         self.outgoing: list[bytes] = []
         self.lost: asyncio.Future[None] = self._loop.create_future()
@@ -151,14 +152,14 @@ class _Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport
 
-    def ask(self, commands: Sequence[bytes], done: Replies) -> None:
+    def ask(self, commands: Sequence[bytes], done: Replies, gate: Gate | None = None) -> None:
         if not self.outgoing:
             self._loop.call_soon(self._flush)
-        self.outgoing.extend(commands)
-        now_s = self._loop.time()
-        self.waiting.append(_Waiting(len(commands), done, now_s))
-        if self._watch is None:
-            self._watch = self._loop.call_at(now_s + self._timeout_s, self._look_for_timeout)
+            self._turn_s = self._loop.time()
+            if self._watch is None:
+                self._watch = self._loop.call_at(self._turn_s + self._timeout_s, self._look_for_timeout)
+        self.outgoing += commands
+        self.waiting.append(_Waiting(len(commands), done, self._turn_s, gate))
 
     def data_received(self, data: bytes) -> None:
         reader, waiting = self._reader, self.waiting
@@ -192,10 +193,15 @@ class _Connection(asyncio.Protocol):
             self._transport.write(b"".join(outgoing))
 
     def _hand_over(self, waiting: _Waiting) -> None:
-        refusal = next((reply for reply in waiting.replies if isinstance(reply, hiredis.ReplyError)), None)
-        if refusal is not None:
-            logger.warning("Redis refused a read: %s", refusal)
-        self._call(waiting.done, None if refusal is not None else waiting.replies)
+        replies: list[Any] | None = waiting.replies
+        for reply in waiting.replies:
+            if isinstance(reply, hiredis.ReplyError):
+                logger.warning("Redis refused a read: %s", reply)
+                replies = None
+        if waiting.gate is not None:
+            self._gate_is_open = replies is not None and waiting.gate.is_open(replies)
+        else:
+            self._call(waiting.done, replies if self._gate_is_open else None)
 
     @staticmethod
     def _call(done: Replies, replies: list[Any] | None) -> None:
@@ -203,7 +209,7 @@ class _Connection(asyncio.Protocol):
             done(replies)
         except Exception:
             # One caller's mistake must not take the replies of the others with it.
-            logger.exception("a reader of Redis failed")
+            logger.exception("somebody who waited for Redis failed")
 
     def _look_for_timeout(self) -> None:
         self._watch = None

@@ -5,8 +5,9 @@ warehouses a SKU: a read takes about a quarter of the time of decoding the level
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from math import inf
+from types import MappingProxyType
 from typing import Final
 
 import msgspec
@@ -17,33 +18,52 @@ from domain.errors import UnknownStockItem
 from domain.policy import stock_status
 from domain.values import StockStatus
 from infra.http_app import HttpProblem, problem_of
-from infra.redis_pipeline import RedisPipeline, packed
-from projections.redis_layout import DISCONTINUED, from_microseconds
+from infra.redis_pipeline import RedisPipeline
+from projections.redis_layout import DISCONTINUED, LEVEL_HEADER, from_microseconds
 from read_api.clock import ReadClock
 from read_api.current import Current, Warehouse
-from read_api.levels import POSTGRES, REDIS, Item, LevelReader, Shown, SkuLevels, fresh_enough, shown_from_redis
+from read_api.levels import POSTGRES, REDIS, Item, LevelReader, SkuLevels, fresh_enough, open_document
 from read_api.metrics import ReadMetrics
 
 Answer = Callable[[int, bytes], None]
 """Takes the status and the body, once, in the event loop."""
 
 _TRUE, _FALSE = b"true", b"false"
+_header: Final = LEVEL_HEADER.unpack_from
+_HEADER_SIZE: Final = LEVEL_HEADER.size
 _STATUS: Final = {status: status.value.encode() for status in StockStatus}
 
 
-@dataclass(slots=True)
-class Question:
-    """What is asked of SKUs. ``single``: one of them, by a route whose answer is 404 if it is unknown."""
+NO_VERSIONS: Final[Mapping[Item, int]] = MappingProxyType({})
 
-    skus: Sequence[str]
-    quantities: Sequence[int | None]
-    versions: Mapping[Item, int] = field(default_factory=dict)
-    near: Coordinates | None = None
-    single: bool = False
+
+class Question:
+    """What is asked of SKUs. ``single``: of one of them, by a route whose answer is 404 if it is unknown."""
+
+    __slots__ = ("near", "quantities", "single", "skus", "versions")
+
+    def __init__(
+        self,
+        skus: Sequence[str],
+        quantities: Sequence[int | None],
+        versions: Mapping[Item, int] = NO_VERSIONS,
+        near: Coordinates | None = None,
+        *,
+        single: bool = False,
+    ) -> None:
+        self.skus = skus
+        self.quantities = quantities
+        self.versions = versions
+        self.near = near
+        self.single = single
 
 
 class UnknownWarehouse(Exception):
     """A level names a warehouse that the table in memory does not have yet."""
+
+
+class HoldsAreDue(Exception):
+    """A hold of a level may have ended: what is due must be looked up before the level is shown."""
 
 
 class AvailabilityDesk:
@@ -65,8 +85,7 @@ class AvailabilityDesk:
         if views is None:
             self._go_the_long_way(question, answer)
             return
-        stock = views.keys.stock
-        commands = [packed("HGETALL", stock(sku)) for sku in question.skus]
+        commands = [views.levels_command(sku) for sku in question.skus]
 
         def done(replies: list[Sequence[bytes]] | None) -> None:
             body = None if replies is None else self._quick_body(question, replies)
@@ -86,20 +105,16 @@ class AvailabilityDesk:
 
     def _quick_body(self, question: Question, replies: Sequence[Sequence[bytes]]) -> bytes | None:
         """None if there is anything that one look at Redis does not settle."""
-        now_us = self._clock.now_us()
         found: dict[str, SkuLevels] = {}
-        for sku, reply in zip(question.skus, replies, strict=True):
-            if not reply:
+        for sku, values in zip(question.skus, replies, strict=True):
+            if not values:
                 return None
-            levels, due = shown_from_redis(reply, now_us)
-            if due:
-                return None
-            found[sku] = SkuLevels(levels, REDIS)
+            found[sku] = SkuLevels(values, REDIS)
         try:
             if question.versions and not fresh_enough(found, question.versions):
                 return None
-            return answer_body(question, found, self._current.warehouses)
-        except (UnknownWarehouse, HttpProblem):
+            return answer_body(question, found, self._current.warehouses, self._clock.now_us())
+        except (UnknownWarehouse, HoldsAreDue, HttpProblem):
             return None
 
     def _go_the_long_way(self, question: Question, answer: Answer) -> None:
@@ -126,114 +141,112 @@ class AvailabilityDesk:
             return answer_body(question, found, self._current.warehouses)
         except UnknownWarehouse:
             await self._current.refresh()
-            return answer_body(question, found, self._current.warehouses, strangers=True)
+            return answer_body(question, found, with_strangers(found, self._current.warehouses))
 
 
 def answer_body(
-    question: Question,
-    found: Mapping[str, SkuLevels],
-    warehouses: Mapping[str, Warehouse],
-    *,
-    strangers: bool = False,
+    question: Question, found: Mapping[str, SkuLevels], warehouses: Mapping[bytes, Warehouse], now_us: int = 0
 ) -> bytes:
-    """The JSON of the answer. Raises UnknownWarehouse, unless ``strangers`` may be shown, without being counted."""
-    places = _with_strangers(found, warehouses) if strangers else warehouses
-    parts = [
-        _sku_body(sku, found.get(sku), quantity, question.near, places)
-        for sku, quantity in zip(question.skus, question.quantities, strict=True)
-    ]
+    """The JSON of the answer. Raises UnknownWarehouse, HoldsAreDue (by ``now_us``; 0: what is found is right)."""
+    near = question.near
+    parts = []
+    promisable: dict[str, int] = {}
+    for sku, quantity in zip(question.skus, question.quantities, strict=True):
+        levels = found.get(sku)
+        if levels is None:
+            parts.append(_unknown(sku, quantity))
+        else:
+            body, promisable[sku] = _known(sku, levels, quantity, near, warehouses, now_us)
+            parts.append(body)
     if question.single:
         return parts[0]
-    together = _together(question, found, places)
+    together = _together(question, promisable)
     tail = b"" if together is None else b',"can_fulfil":' + (_TRUE if together else _FALSE)
     return b'{"items":[' + b",".join(parts) + b"]" + tail + b"}"
 
 
-def _with_strangers(found: Mapping[str, SkuLevels], warehouses: Mapping[str, Warehouse]) -> dict[str, Warehouse]:
-    codes = {level.warehouse for levels in found.values() for level in levels.levels}
-    return {code: Warehouse.stranger(code) for code in codes} | dict(warehouses)
+def with_strangers(found: Mapping[str, SkuLevels], warehouses: Mapping[bytes, Warehouse]) -> Mapping[bytes, Warehouse]:
+    """``warehouses``, and behind them those that nobody knows: shown, but not counted."""
+    codes = sorted({code for levels in found.values() for code in levels.values[::2]} - set(warehouses))
+    return {**warehouses, **{code: Warehouse.stranger(len(warehouses) + n) for n, code in enumerate(codes)}}
 
 
-def _sku_body(
+def _unknown(sku: str, quantity: int | None) -> bytes:
+    fulfil = b"" if quantity is None else b',"can_fulfil":false'
+    return (
+        b'{"sku":"%b","known":false,"available":0,"status":"OUT_OF_STOCK"%b,"warehouses":[],"as_of":null,"source":"%b"}'
+        % (sku.encode(), fulfil, POSTGRES)
+    )
+
+
+def _known(
     sku: str,
-    found: SkuLevels | None,
+    levels: SkuLevels,
     quantity: int | None,
     near: Coordinates | None,
-    warehouses: Mapping[str, Warehouse],
-) -> bytes:
-    if found is None:
-        tail = b"" if quantity is None else b',"can_fulfil":false'
-        return (
-            b'{"sku":"%b","known":false,"available":0,"status":"OUT_OF_STOCK"%b,"warehouses":[],"as_of":null,"source":"%b"}'
-            % (sku.encode(), tail, POSTGRES)
-        )
-    levels, source = found
+    warehouses: Mapping[bytes, Warehouse],
+    now_us: int,
+) -> tuple[bytes, int]:
+    """The JSON of one SKU, and how many units can be promised of it, backorders included."""
     available = free = threshold = backorder_limit = promisable = as_of_us = 0
-    discontinued = None
-    for level in levels:
-        as_of_us = max(as_of_us, level.as_of_us)
-        try:
-            active = warehouses[level.warehouse].active
-        except KeyError:
-            raise UnknownWarehouse(level.warehouse) from None
-        if active:
-            free += level.free
-            available += max(0, level.free)
-            promisable += max(0, level.free + level.backorder_limit)
-            threshold += level.threshold
-            backorder_limit += level.backorder_limit
-            discontinued = level.flags & DISCONTINUED if discontinued is None else discontinued & level.flags
+    sellable = discontinued = 0
+    placed: list[tuple[int, bytes, Warehouse]] = []
+    pairs = iter(levels.values)
+    for code, value in zip(pairs, pairs, strict=True):
+        _, level_free, level_threshold, level_backorders, due_us, level_as_of_us, flags = _header(value)
+        if due_us <= now_us:
+            raise HoldsAreDue
+        warehouse = warehouses.get(code)
+        if warehouse is None:
+            raise UnknownWarehouse
+        as_of_us = max(as_of_us, level_as_of_us)
+        if warehouse.active:
+            sellable += 1
+            discontinued += flags & DISCONTINUED
+            free += level_free
+            if level_free > 0:
+                available += level_free
+            threshold += level_threshold
+            backorder_limit += level_backorders
+            if level_free + level_backorders > 0:
+                promisable += level_free + level_backorders
+        placed.append((warehouse.place, value, warehouse))
     # Where some warehouses are short of what they promised, the others can still sell what is shown.
-    status = stock_status(available or free, threshold, backorder_limit, discontinued=bool(discontinued))
+    status = stock_status(available or free, threshold, backorder_limit, discontinued=0 < sellable == discontinued)
     fulfil = b"" if quantity is None else b',"can_fulfil":' + (_TRUE if quantity <= promisable else _FALSE)
-    return b'{"sku":"%b","known":true,"available":%d,"status":"%b"%b,"warehouses":[%b],"as_of":%b,"source":"%b"}' % (
+    body = b'{"sku":"%b","known":true,"available":%d,"status":"%b"%b,"warehouses":[%b],"as_of":%b,"source":"%b"}' % (
         sku.encode(),
         available,
         _STATUS[status],
         fulfil,
-        b",".join(_nearest_first(levels, near, warehouses) if near else _ranked(levels, warehouses)),
+        b",".join(_in_order(placed) if near is None else _nearest_first(placed, near)),
         msgspec.json.encode(from_microseconds(as_of_us)),
-        source,
+        levels.source,
     )
+    return body, promisable
 
 
-def _ranked(levels: Sequence[Shown], warehouses: Mapping[str, Warehouse]) -> Iterable[bytes]:
+def _in_order(placed: list[tuple[int, bytes, Warehouse]]) -> list[bytes]:
     """The levels' JSON in the order in which the warehouses are served."""
-    ordered = sorted([(warehouses[level.warehouse].rank, level) for level in levels]) if len(levels) > 1 else None
-    if ordered is None:
-        return [level.open_document + warehouses[level.warehouse].closing + b"}" for level in levels]
-    return [level.open_document + warehouses[level.warehouse].closing + b"}" for _, level in ordered]
+    placed.sort()
+    return [value[_HEADER_SIZE:] + warehouse.closing for _, value, warehouse in placed]
 
 
-def _nearest_first(levels: Sequence[Shown], near: Coordinates, warehouses: Mapping[str, Warehouse]) -> Iterable[bytes]:
+def _nearest_first(placed: list[tuple[int, bytes, Warehouse]], near: Coordinates) -> list[bytes]:
     """The levels' JSON by distance; warehouses that are nowhere come last."""
-    placed = []
-    for level in levels:
-        warehouse = warehouses[level.warehouse]
+    parts: list[tuple[float, int, bytes]] = []
+    for place, value, warehouse in placed:
         where = warehouse.coordinates
-        distance = None if where is None else distance_km(near, where)
-        placed.append((distance is None, distance or 0.0, warehouse.rank, distance, level))
-    placed.sort(key=lambda place: place[:3])
-    return [
-        level.open_document
-        + warehouses[level.warehouse].closing
-        + b',"distance_km":%b}' % (b"null" if distance is None else b"%.3f" % distance)
-        for *_, distance, level in placed
-    ]
+        distance = inf if where is None else distance_km(near, where)
+        said = b"null" if where is None else b"%.3f" % distance
+        parts.append((distance, place, b'%b%b,"distance_km":%b}' % (open_document(value), warehouse.name, said)))
+    return [part for _, _, part in sorted(parts)]
 
 
-def _together(question: Question, found: Mapping[str, SkuLevels], warehouses: Mapping[str, Warehouse]) -> bool | None:
+def _together(question: Question, promisable: Mapping[str, int]) -> bool | None:
     """Whether all quantities can be had together; None if none was named. Equal SKUs are summed."""
     wanted: dict[str, int] = {}
     for sku, quantity in zip(question.skus, question.quantities, strict=True):
         if quantity is not None:
             wanted[sku] = wanted.get(sku, 0) + quantity
-    if not wanted:
-        return None
-    return all(
-        sku in found and quantity <= _promisable(found[sku].levels, warehouses) for sku, quantity in wanted.items()
-    )
-
-
-def _promisable(levels: Iterable[Shown], warehouses: Mapping[str, Warehouse]) -> int:
-    return sum(max(0, level.free + level.backorder_limit) for level in levels if warehouses[level.warehouse].active)
+    return all(quantity <= promisable.get(sku, 0) for sku, quantity in wanted.items()) if wanted else None

@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any, Final, LiteralString, Self
 
 import psycopg
@@ -22,7 +21,6 @@ from read_api.database import VIEWS_SCHEMA, Row, ViewDatabase, unavailable
 logger = logging.getLogger(__name__)
 
 CHANNEL: Final = "stockhold_views"
-_LAST: Final = 2**31
 _NO_VIEWS = "the views have not been built yet"
 
 _POINTER: Final = """
@@ -32,39 +30,64 @@ FROM {views}.pointer p JOIN {views}.generations g USING (generation)
 _WAREHOUSES: Final = f"SELECT {WAREHOUSE_SELECT} FROM {{views}}.warehouses w"  # noqa: S608  # constants alone
 
 
-@dataclass(frozen=True, slots=True)
 class Views:
     """The generation that the pointer names."""
 
-    generation: int
-    schema: str
-    keys: RedisKeys
-    partitions: int
+    __slots__ = ("_key_end", "_key_start", "_key_width", "generation", "keys", "partitions", "schema")
+
+    def __init__(self, generation: int, schema: str, keys: RedisKeys, partitions: int) -> None:
+        self.generation = generation
+        self.schema = schema
+        self.keys = keys
+        self.partitions = partitions
+        start, end = keys.stock("|").split("|")
+        self._key_start, self._key_end = start.encode(), end.encode()
+        self._key_width = len(start) + len(end)
+
+    def levels_command(self, sku: str) -> bytes:
+        """The packed command for all levels of ``sku``: composed by hand, since every hot read sends it."""
+        name = sku.encode()
+        return b"*2\r\n$7\r\nHGETALL\r\n$%d\r\n%b%b%b\r\n" % (
+            self._key_width + len(name),
+            self._key_start,
+            name,
+            self._key_end,
+        )
 
 
 class Warehouse:
-    """A warehouse as an availability shows it: ``closing`` goes on a level's open JSON with its name."""
+    """A warehouse as an availability shows it.
 
-    __slots__ = ("active", "closing", "coordinates", "rank")
+    ``place``: its number in the order in which warehouses are served. ``name``: what goes on a level's open
+    JSON, ``closing``: the same and the last brace.
+    """
 
-    def __init__(self, rank: tuple[int, str], name: str | None, coordinates: Coordinates | None, active: bool) -> None:
+    __slots__ = ("active", "closing", "coordinates", "name", "place")
+
+    def __init__(self, place: int, name: str | None, coordinates: Coordinates | None, active: bool) -> None:
+        self.place = place
         self.active = active
-        self.rank = rank
-        self.closing = b',"name":' + encode(name)
+        self.name = b',"name":' + encode(name)
+        self.closing = self.name + b"}"
         self.coordinates = coordinates
 
     @classmethod
-    def of(cls, document: WarehouseDocument) -> Self:
+    def of(cls, place: int, document: WarehouseDocument) -> Self:
         coordinates = None
         if document.latitude is not None and document.longitude is not None:
             coordinates = Coordinates(latitude=document.latitude, longitude=document.longitude)
-        active = document.status is WarehouseStatus.ACTIVE
-        return cls((document.priority, document.code), document.name, coordinates, active)
+        return cls(place, document.name, coordinates, active=document.status is WarehouseStatus.ACTIVE)
 
     @classmethod
-    def stranger(cls, code: str) -> Self:
+    def stranger(cls, place: int) -> Self:
         """One that the view does not show (its stream stands still): nobody knows that it may sell."""
-        return cls((_LAST, code), None, None, active=False)
+        return cls(place, None, None, active=False)
+
+
+def ranked(documents: Iterable[WarehouseDocument]) -> dict[bytes, Warehouse]:
+    """By code, the warehouses in the order in which they are served: priority 1 first."""
+    in_order = sorted(documents, key=lambda document: (document.priority, document.code))
+    return {document.code.encode(): Warehouse.of(place, document) for place, document in enumerate(in_order)}
 
 
 class Current:
@@ -80,7 +103,7 @@ class Current:
         self._begun = 0
         self._succeeded = 0
         self._keeper: asyncio.Task[None] | None = None
-        self.warehouses: Mapping[str, Warehouse] = {}
+        self.warehouses: Mapping[bytes, Warehouse] = {}
 
     @property
     def views(self) -> Views:
@@ -143,7 +166,7 @@ class Current:
         at, generation, schema, prefix, partitions = found[0]
         self._clock.observe(before_us, microseconds(at), after_us)
         rows = await self._database.rows(schema, _WAREHOUSES)
-        self.warehouses = {row[0]: Warehouse.of(warehouse_from(row).document()) for row in rows}
+        self.warehouses = ranked(warehouse_from(row).document() for row in rows)
         if self._views is None or self._views.generation != generation:
             self._views = Views(generation, schema, RedisKeys(prefix), partitions)
 

@@ -4,17 +4,12 @@ import asyncio
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from msgspec.structs import replace
+
 from infra.documents import encode
 from infra.http_app import HttpProblem
 from infra.redis_pipeline import RedisPipeline, packed
-from projections.redis_layout import (
-    DISCONTINUED,
-    LEVEL_HEADER,
-    STALE,
-    decode_level,
-    due_units,
-    microseconds,
-)
+from projections.redis_layout import LEVEL_HEADER, decode_level, due_units, encode_level, split_level
 from projections.tables import LEVEL_SELECT, level_from
 from projections.views.stock_levels import Level
 from read_api.clock import ReadClock
@@ -25,37 +20,24 @@ Item = tuple[str, str]
 """SKU and warehouse."""
 
 
-class Shown(NamedTuple):
-    """A level as it is shown now, due holds not counted; ``open_document`` is its JSON without the last brace."""
-
-    warehouse: str
-    version: int
-    free: int
-    threshold: int
-    backorder_limit: int
-    as_of_us: int
-    flags: int
-    open_document: bytes
-
-    @property
-    def stale(self) -> bool:
-        return bool(self.flags & STALE)
-
-    @property
-    def document(self) -> bytes:
-        return self.open_document + b"}"
-
-
 class SkuLevels(NamedTuple):
-    """Every level of one SKU, and which of the views said so (``redis`` or ``postgres``)."""
+    """Every level of one SKU as it is shown now: warehouse, value, warehouse, value …
 
-    levels: list[Shown]
+    ``value`` is as :mod:`projections.redis_layout` has it, due holds not counted. ``source``: which of the
+    views said so, ``redis`` or ``postgres``.
+    """
+
+    values: Sequence[bytes]
     source: bytes
+
+    def value_of(self, warehouse: str) -> bytes | None:
+        """The value of the level at ``warehouse``."""
+        values, code = self.values, warehouse.encode()
+        return next((values[at + 1] for at in range(0, len(values), 2) if values[at] == code), None)
 
 
 REDIS: Final = b"redis"
 POSTGRES: Final = b"postgres"
-_HEADER_SIZE: Final = LEVEL_HEADER.size
 _TURNS_MAX: Final = 3
 _FIRST_PAUSE_S: Final = 0.001
 _POSTGRES_AFTER_S: Final = 0.2
@@ -77,35 +59,25 @@ def level_of(row: Row) -> tuple[Level, int]:
     return level_from(row[:-1]), row[-1]
 
 
-def shown(level: Level, due: int) -> Shown:
-    """``level`` without the ``due`` units of holds that have ended."""
-    return Shown(
-        level.warehouse,
-        level.version,
-        level.free + due,
-        level.low_stock_threshold,
-        level.backorder_limit,
-        microseconds(level.as_of),
-        (DISCONTINUED if level.discontinued else 0) | (STALE if level.stale else 0),
-        encode(level.document(due))[:-1],
-    )
+def shown(level: Level, due: int) -> Level:
+    """``level`` without the ``due`` units of holds that have ended; it stands as long as nothing happens."""
+    return replace(level, reserved=level.reserved - due, next_due_at=None)
 
 
-def shown_from_redis(reply: Sequence[bytes], now_us: int) -> tuple[list[Shown], list[str]]:
-    """The levels of a SKU's hash, and the warehouses of those that need a look at what is due."""
-    levels: list[Shown] = []
-    due: list[str] = []
-    unpack = LEVEL_HEADER.unpack_from
-    for index in range(0, len(reply), 2):
-        value = reply[index + 1]
-        version, free, threshold, backorder_limit, next_due_us, as_of_us, flags = unpack(value)
-        warehouse = reply[index].decode()
-        if next_due_us <= now_us:
-            due.append(warehouse)
-        levels.append(
-            Shown(warehouse, version, free, threshold, backorder_limit, as_of_us, flags, value[_HEADER_SIZE:])
-        )
-    return levels, due
+def document(level: Level, due: int) -> bytes:
+    """The level's JSON."""
+    return encode(level.document(due))
+
+
+def open_document(value: bytes) -> bytes:
+    """The JSON of a level's value, without the last brace."""
+    return value[LEVEL_HEADER.size :]
+
+
+def due_warehouses(values: Sequence[bytes], now_us: int) -> list[str]:
+    """Where a hold may have ended by now."""
+    headers = ((values[at], split_level(values[at + 1])[0]) for at in range(0, len(values), 2))
+    return [code.decode() for code, header in headers if header.next_due_us <= now_us]
 
 
 class LevelReader:
@@ -157,7 +129,9 @@ class LevelReader:
         found = await self._from_redis(skus)
         if found is None:
             return await self._from_postgres(skus)
-        missing = {sku for sku in skus if sku not in found} | {item[0] for item in items if not has(found, item)}
+        missing = {sku for sku in skus if sku not in found} | {
+            item[0] for item in items if value_in(found, item) is None
+        }
         return found | await self._from_postgres(list(missing)) if missing else found
 
     async def _from_redis(self, skus: list[str]) -> dict[str, SkuLevels] | None:
@@ -167,7 +141,7 @@ class LevelReader:
         due: dict[str, list[str]] = {}
         for _ in range(_TURNS_MAX):
             # A level and what is due of it are read at one moment: a sweep between the two would count twice.
-            commands = [packed("HGETALL", keys.stock(sku)) for sku in skus]
+            commands = [views.levels_command(sku) for sku in skus]
             now_us = self._clock.now_us()
             ended = b"%d" % now_us
             for sku, warehouses in due.items():
@@ -186,7 +160,9 @@ class LevelReader:
         found: dict[str, SkuLevels] = {}
         for row in rows:
             level, due = level_of(row)
-            found.setdefault(level.sku, SkuLevels([], POSTGRES)).levels.append(shown(level, due))
+            values = found.setdefault(level.sku, SkuLevels([], POSTGRES)).values
+            assert isinstance(values, list)
+            values += (level.warehouse.encode(), encode_level(shown(level, due)))
         return found
 
 
@@ -217,43 +193,36 @@ def _understand(
     units = {(sku, code): due_units(next(members)) for sku, codes in due.items() for code in codes}
     found: dict[str, SkuLevels] = {}
     more: dict[str, list[str]] = {}
-    for sku, reply in zip(skus, replies, strict=False):
-        if not reply:
+    for sku, values in zip(skus, replies, strict=False):
+        if not values:
             continue
-        levels, due_at = shown_from_redis(reply, now_us)
-        for code in due_at:
-            if (sku, code) not in units:
+        corrected = list(values)
+        for code in due_warehouses(values, now_us):
+            if (sku, code) in units:
+                at = values.index(code.encode()) + 1
+                corrected[at] = encode_level(shown(decode_level(values[at]), units[sku, code]))
+            else:
                 more.setdefault(sku, []).append(code)
-        values = dict(zip(reply[::2], reply[1::2], strict=True))
-        corrected = [
-            shown(decode_level(values[level.warehouse.encode()]), units[sku, level.warehouse])
-            if (sku, level.warehouse) in units
-            else level
-            for level in levels
-        ]
         found[sku] = SkuLevels(corrected, REDIS)
     return found, more
 
 
-def has(found: Mapping[str, SkuLevels], item: Item) -> bool:
-    return level_in(found, item) is not None
-
-
-def level_in(found: Mapping[str, SkuLevels], item: Item) -> Shown | None:
-    """The level of ``item`` among those found."""
+def value_in(found: Mapping[str, SkuLevels], item: Item) -> bytes | None:
+    """The value of ``item`` among those found."""
     sku, warehouse = item
-    return next((level for level in found[sku].levels if level.warehouse == warehouse), None) if sku in found else None
+    return found[sku].value_of(warehouse) if sku in found else None
 
 
 def fresh_enough(found: Mapping[str, SkuLevels], versions: Mapping[Item, int]) -> bool:
     """Whether every item is there at its version. Raises HttpProblem ``not-fresh-enough`` if one stands still."""
+    fresh = True
     for item, version in versions.items():
-        level = level_in(found, item)
-        if level is not None and level.stale:
+        value = value_in(found, item)
+        header = None if value is None else split_level(value)[0]
+        if header is not None and header.stale:
             raise stands_still(item)
-        if level is None or level.version < version:
-            return False
-    return True
+        fresh = fresh and header is not None and header.version >= version
+    return fresh
 
 
 def not_fresh_enough(versions: Mapping[Item, int]) -> HttpProblem:

@@ -10,7 +10,7 @@ from read_api.clock import ReadClock
 from read_api.current import Current
 from read_api.cursors import decode_cursor
 from read_api.database import Row, joined
-from read_api.levels import LEVEL_COLUMNS, level_of, shown
+from read_api.levels import LEVEL_COLUMNS, document, level_of
 from read_api.pages import PageSizes, cut, page_body
 from read_api.parameters import ShortagesQuery
 from read_api.shapes import hold_document
@@ -68,4 +68,4 @@ def _short_level(item: list[Row], now: Any) -> bytes:
     level, due = level_of(item[0][: -_HOLD_SIZE - 1])
     rows = [row[-_HOLD_SIZE - 1 : -1] for row in item]
     holds = [hold_document(hold_from(row).as_seen(now)) for row in rows if row[0] is not None]
-    return shown(level, due).open_document + b',"reservations":' + encode(holds) + b"}"
+    return document(level, due)[:-1] + b',"reservations":' + encode(holds) + b"}"

@@ -9,7 +9,7 @@ from domain.errors import UnknownStockItem
 from domain.policy import Policy
 from infra.documents import encode
 from read_api.current import Current
-from read_api.levels import Item, LevelReader, level_in
+from read_api.levels import Item, LevelReader, open_document, value_in
 from read_api.metrics import ReadMetrics
 
 _POLICY: Final = "SELECT p.policy FROM {views}.policies p WHERE p.sku = %(sku)s AND p.warehouse = %(warehouse)s"
@@ -26,11 +26,11 @@ class StockReader:
         """The level's JSON. Raises UnknownStockItem, HttpProblem."""
         item = (sku, warehouse)
         found = await self._levels.read([sku], versions, [item])
-        level = level_in(found, item)
-        if level is None:
+        value = value_in(found, item)
+        if value is None:
             raise UnknownStockItem(sku, warehouse)
         self._metrics.answered_by(found[sku].source, 1)
-        return level.document
+        return open_document(value) + b"}"
 
     async def policy(self, sku: str, warehouse: str) -> bytes:
         """Every threshold of the policy in force. Raises UnknownStockItem, HttpProblem ``unavailable``."""

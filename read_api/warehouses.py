@@ -11,7 +11,7 @@ from read_api.clock import ReadClock
 from read_api.current import Current
 from read_api.cursors import decode_cursor
 from read_api.database import joined
-from read_api.levels import LEVEL_COLUMNS, level_of, shown
+from read_api.levels import LEVEL_COLUMNS, document, level_of
 from read_api.pages import PageSizes, cut, page_body, page_of
 from read_api.parameters import LowStockQuery, WarehousesQuery, WarehouseStockQuery
 
@@ -95,4 +95,4 @@ class WarehouseReader:
         statement = _LEVELS.format(levels=levels, inner=joined(conditions), outer=joined(outer))
         found = [level_of(row) for row in await self._current.rows(statement, params)]
         page, cursor = cut(found, size, lambda each: (each[0].sku, each[0].warehouse))
-        return page_body([shown(level, due).document for level, due in page], cursor)
+        return page_body([document(level, due) for level, due in page], cursor)

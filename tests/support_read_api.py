@@ -20,7 +20,7 @@ from infra.settings import Settings
 from projections.redis_layout import microseconds
 from read_api.app import ReadApi, open_read_api
 from read_api.clock import ReadClock
-from tests.command_api import Connection, Reply, route_of
+from tests.command_api import Connection, Reply, noting_targets
 from tests.support_domain import NOW
 from tests.support_views import LogWriter, Rig, follower_rig
 
@@ -126,5 +126,5 @@ async def read_rig(database_url: str, redis_url: str, **settings: Any) -> AsyncI
         open_read_api(read_settings(database_url, redis_url, **settings), clock) as api,
     ):
         fast: list[bytes] = []
-        async with serving(api, route_of(api.fast_routes, fast)) as port, serving(api, ()) as plain_port:
+        async with serving(api, noting_targets(api.fast_routes, fast)) as port, serving(api, ()) as plain_port:
             yield ReadWorld(LogWriter(database_url), rig, api, clock, port, plain_port, fast)

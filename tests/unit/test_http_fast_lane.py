@@ -10,6 +10,7 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from infra.http_fast_lane import FastLaneProtocol, FastRequest, FastRoute, fast_lane_protocol
+from tests.support import eventually_async
 
 TEXT = b"content-type: text/plain\r\n"
 
@@ -252,6 +253,27 @@ async def test_who_does_not_read_answers_is_not_read_from(lane):
     await lane.answered()
     assert lane.wire.reading
     assert len(lane.waiting) == 2
+
+
+async def test_an_idle_connection_is_closed_after_its_time(lane):
+    lane.protocol.timeout_keep_alive = 0.02
+    lane.feed(b"GET /fast/a HTTP/1.1\r\n\r\n")
+    lane.waiting[0].respond(200, TEXT, b"A")
+    await eventually_async(lambda: lane.wire.closed)
+
+
+async def test_a_connection_is_not_idle_while_a_request_arrives_or_waits_for_its_answer(lane):
+    lane.feed(b"GET /fast/a HTTP/1.1\r\n\r\n")
+    lane.waiting[0].respond(200, TEXT, b"A")
+    lane.protocol.timeout_keep_alive = 0
+    lane.feed(b"GET /fa")
+    lane.protocol.timeout_keep_alive_handler()
+    lane.feed(b"st/b HTTP/1.1\r\n\r\n")
+    lane.protocol.timeout_keep_alive_handler()
+    assert not lane.wire.closed
+    lane.waiting[1].respond(200, TEXT, b"B")
+    await eventually_async(lambda: lane.wire.closed)
+    assert lane.wire.sent == answer(b"A") + answer(b"B")
 
 
 async def test_a_body_cut_short_never_reaches_the_handler(lane):
