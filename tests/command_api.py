@@ -5,7 +5,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
@@ -13,6 +13,7 @@ from infra.http_fast_lane import FastRequest, FastRoute
 from infra.http_server import bound_socket, serve
 from infra.problems import problem
 from write_side.api.app import create_command_api
+from write_side.api.door import Executor
 from write_side.submission import Answer, Overloaded, Submission
 
 Script = Callable[[Submission], Answer]
@@ -159,11 +160,14 @@ class Connection:
         self.writer.close()
 
 
+E = TypeVar("E", bound=Executor)
+
+
 @dataclass
-class Api:
+class Api(Generic[E]):
     """A command API on a socket of its own, in the test's loop. ``fast``: targets that the fast lane took."""
 
-    executor: ScriptedExecutor
+    executor: E
     port: int
     stop: asyncio.Event
     serving: "asyncio.Task[None]"
@@ -188,9 +192,8 @@ class Api:
 
 
 @asynccontextmanager
-async def command_api(executor: ScriptedExecutor | None = None, grace_s: float = 10.0) -> AsyncIterator[Api]:
-    """A running command API; it has stopped when the block is left."""
-    executor = executor or ScriptedExecutor()
+async def command_api(executor: E, grace_s: float = 10.0) -> AsyncIterator[Api[E]]:
+    """A running command API in front of ``executor``; it has stopped when the block is left."""
     made = create_command_api(executor)
     fast: list[bytes] = []
     stop, ready = asyncio.Event(), asyncio.Event()

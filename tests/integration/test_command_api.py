@@ -8,11 +8,13 @@ import pytest
 import pytest_asyncio
 
 from infra.problems import problem
-from tests.command_api import Api, Connection, ScriptedExecutor, command_api, request_bytes
+from tests.command_api import Api as AnyApi
+from tests.command_api import Connection, ScriptedExecutor, command_api, request_bytes
 from tests.support import eventually_async
 from write_side.submission import Answer
 
 ORDER = '{"order_id":"o-1","lines":[{"sku":"A","quantity":1}]}'
+Api = AnyApi[ScriptedExecutor]
 UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}")
 
 
@@ -22,7 +24,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def shared_api():
     """Starting and stopping a server takes longer than most of these tests."""
-    async with command_api() as running:
+    async with command_api(ScriptedExecutor()) as running:
         yield running
 
 

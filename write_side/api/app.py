@@ -6,9 +6,9 @@ thousand times a second.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Final, NamedTuple
 
 from fastapi import FastAPI, Request, Response
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -28,8 +28,7 @@ from write_side.api.openapi import DESCRIPTION, VERSION, add_rules, call_operati
 from write_side.api.routes import ROUTES
 from write_side.submission import Answer
 
-Scope = MutableMapping[str, Any]
-Asgi = Callable[[Scope, Callable[..., Awaitable[Any]], Callable[..., Awaitable[Any]]], Awaitable[None]]
+_QUOTED_CHARACTERS_MAX: Final = 200
 
 
 class CommandApi(NamedTuple):
@@ -48,7 +47,6 @@ def create_command_api(executor: Executor, settings: ProcessSettings | None = No
     gates = [Gate(route, executor, meters.by_operation[route.operation]) for route in ROUTES]
     schemas = Schemas()
     app = create_app("Stockhold command API", DESCRIPTION, VERSION, schemas)
-    app.add_middleware(_PathsAsSent)
     app.add_exception_handler(HTTPException, _no_route)
     for gate in gates:
         _add_route(app, gate, schemas)
@@ -75,20 +73,6 @@ def _serve_fast(gate: Gate, request: FastRequest) -> None:
 
 
 # The ordinary way ------------------------------------------------------------------------------------
-
-
-class _PathsAsSent:
-    """Routes look at the path as it was sent: an encoded slash is part of an identifier, not a separator."""
-
-    def __init__(self, app: Asgi) -> None:
-        self._app = app
-
-    async def __call__(
-        self, scope: Scope, receive: Callable[..., Awaitable[Any]], send: Callable[..., Awaitable[Any]]
-    ) -> None:
-        if scope["type"] == "http":
-            scope["path"] = scope["raw_path"].decode("latin-1")
-        await self._app(scope, receive, send)
 
 
 class _Reply:
@@ -170,7 +154,8 @@ async def _no_route(request: Request, error: Exception) -> Response:
         if route.matches(request.scope)[0] is not Match.NONE:
             methods |= getattr(route, "methods", None) or set()
     if not methods:
-        return await _problem_reply(request, "not-found", f"there is no {request.scope['path']}").response()
+        detail = f"there is no {request.scope['path'][:_QUOTED_CHARACTERS_MAX]}"
+        return await _problem_reply(request, "not-found", detail).response()
     allow = ", ".join(sorted(methods))
     detail = f"{request.method} is not among {allow}"
     return await _problem_reply(request, "method-not-allowed", detail).response(b"allow: %b\r\n" % allow.encode())
