@@ -1,0 +1,33 @@
+"""What a reader may rely on everywhere: functions that fit a screen, files that fit a head, nothing left for later."""
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ROOMS = ("domain", "write_side", "projections", "read_api", "infra", "benchmarks", "demo", "tests")
+SOURCES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+FUNCTION_LINES_MAX = 70
+FILE_LINES_MAX = 600
+LEFT_FOR_LATER = re.compile(r"\b(TO" + r"DO|FIX" + r"ME|XX" + r"X|NotImplemented" + r"Error)\b")
+ABSTRACT = {"domain/aggregate.py"}
+"""Where a base class says what its subclasses must do."""
+
+
+def test_there_are_sources_to_look_at() -> None:
+    assert len(SOURCES) > 100
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_source_is_tidy(path: Path) -> None:
+    text = path.read_text()
+    assert text.count("\n") <= FILE_LINES_MAX
+    if str(path.relative_to(ROOT)) not in ABSTRACT:
+        assert not LEFT_FOR_LATER.search(text)
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno is not None
+            length = node.end_lineno - node.lineno + 1
+            assert length <= FUNCTION_LINES_MAX, f"{node.name} has {length} lines"
