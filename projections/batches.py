@@ -75,7 +75,7 @@ class ChangedItem(NamedTuple):
     """A stock item named by a batch, after it: what its level row says now, and what led there.
 
     ``before``: the watermark before; equal to the level's version if nothing of it was new. ``held``: the
-    touched holds as they were, ``holds`` as they are. ``due_is_exact``: see ItemFold.
+    touched holds as they were, ``holds`` as they are. ``due_is_exact``, ``policy``: see ItemFold.
     """
 
     level: Level
@@ -85,6 +85,7 @@ class ChangedItem(NamedTuple):
     held: Mapping[str, Hold]
     holds: Mapping[str, Hold]
     policy: Policy | None
+    policy_version: int
 
 
 class ChangedWarehouse(NamedTuple):
@@ -205,6 +206,7 @@ def _fold_item(stream: str, arrivals: Sequence[Arrival], found: Found, outcome: 
             held={name: held[name] for name in fold.touched if name in held},
             holds={name: fold.holds[name] for name in fold.touched},
             policy=fold.policy,
+            policy_version=fold.policy_version,
         )
     )
 

@@ -22,18 +22,20 @@ class ItemFold:
     """The state of one stock item at ``version``, and what its events changed since this began.
 
     ``level``: its row, ``None`` before it is registered. ``holds``: by reservation; all of them if the fold
-    began at version 0, else those that were given. ``policy``: the policy in force, if an event said it.
+    began at version 0, else those that were given. ``policy``: the policy in force, if an event said it, and
+    ``policy_version`` that event's.
     ``reservations``: the headers that came by. ``touched``: reservations whose hold has changed.
     ``due_is_exact``: false after the hold that ended first went away; then ``level.next_due_at`` may be
     earlier than any hold's end until :meth:`settle` (all holds known) or the store makes it exact.
     """
 
-    __slots__ = ("due_is_exact", "holds", "level", "policy", "reservations", "touched")
+    __slots__ = ("due_is_exact", "holds", "level", "policy", "policy_version", "reservations", "touched")
 
     def __init__(self, level: Level | None = None, holds: Iterable[Hold] = ()) -> None:
         self.level = level
         self.holds: dict[str, Hold] = {hold.reservation_id: hold for hold in holds}
         self.policy: Policy | None = None
+        self.policy_version = 0
         self.reservations: list[ReservationRow] = []
         self.touched: set[str] = set()
         self.due_is_exact = True
@@ -63,7 +65,7 @@ class ItemFold:
             if (header := reservation_of(event)) is not None:
                 self.reservations.append(header)
         elif isinstance(event, Registered | PolicyChanged):
-            self.policy = event.policy
+            self.policy, self.policy_version = event.policy, event.originator_version
         self.level = level
         return movement_of(event, before, level, hold)
 

@@ -196,7 +196,7 @@ def _writes(outcome: Outcome, revision: int) -> list[Call]:
             sql.LEVEL_PARAMS,
             [(*level_row(item.level, revision), item.due_is_exact) for item in written],
         ),
-        (sql.WRITE_POLICIES, POLICIES, [policy_row(i.level, i.policy) for i in written if i.policy is not None]),
+        (sql.WRITE_POLICIES, POLICIES, [policy_row(i.level, i.policy, i.policy_version) for i in written if i.policy]),
         (sql.WRITE_RESERVATIONS, RESERVATIONS, [reservation_row(header) for header in outcome.reservations]),
         (sql.WRITE_MOVEMENTS, MOVEMENTS, [movement_row(movement) for movement in outcome.movements]),
         (sql.WRITE_WAREHOUSES, WAREHOUSES, [warehouse_row(w.row, revision, w.stale) for w in warehouses]),

@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 RETRY_S_MIN: Final = 0.05
 RETRY_S_MAX: Final = 1.0
 LOOK_S: Final = 1.0
+LEAD_S: Final = 0.1
+"""How often one that stands by asks for the lead: the last leader may just have died."""
 DRAIN_S: Final = 5.0
 AWAY: Final = (ConnectionLost, StatementFailed, psycopg.Error, OSError, LostLeadership)
 """What ends a term: a server is away, the tables are gone, or somebody else leads. All of it may pass."""
@@ -201,7 +203,7 @@ class _Term:
         """Wait until this connection leads; false if it is time to stop before."""
         while not await views.try_lead():
             self._on_ready()  # standing by is a state to be in
-            await _pause(self._stop, RETRY_S_MAX)
+            await _pause(self._stop, LEAD_S)
             if self._stop.is_set():
                 return False
         return True

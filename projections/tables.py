@@ -113,8 +113,9 @@ def level_from(row: Row) -> Level:
     return Level(**dict(zip(_LEVEL_FIELDS, row, strict=True)))
 
 
-def policy_row(level: Level, policy: Policy) -> Row:
-    return (level.version, level.sku, level.warehouse, encode(policy))
+def policy_row(level: Level, policy: Policy, version: int) -> Row:
+    """``version``: of the event that said it."""
+    return (version, level.sku, level.warehouse, encode(policy))
 
 
 def reservation_row(header: ReservationRow) -> Row:

@@ -38,11 +38,15 @@ def eventually(condition: Callable[[], T], timeout_s: float = 10.0, *, what: str
         time.sleep(POLL_S)
 
 
-async def eventually_async(condition: Callable[[], T | Awaitable[T]], timeout_s: float = 10.0, *, what: str = "") -> T:
+@overload
+async def eventually_async(condition: Callable[[], Awaitable[T]], timeout_s: float = ..., *, what: str = ...) -> T: ...
+@overload
+async def eventually_async(condition: Callable[[], T], timeout_s: float = ..., *, what: str = ...) -> T: ...
+async def eventually_async(condition: Callable[[], Any], timeout_s: float = 10.0, *, what: str = "") -> Any:
     """The same on the event loop; the condition may be a plain function or a coroutine function."""
     deadline_s = time.monotonic() + timeout_s
     while True:
-        value: T | None = None
+        value: Any = None
         problem: AssertionError | None = None
         try:
             found = condition()

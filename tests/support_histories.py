@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
+import hypothesis
 from hypothesis import strategies as st
 
 from domain.commands import (
@@ -158,3 +159,17 @@ def _warehouses() -> st.SearchStrategy[Move]:
         return lambda shop: shop.warehouse(code, priority=priority, status=status)
 
     return st.builds(move, _codes, st.integers(1, 3), st.sampled_from(["ACTIVE", "INACTIVE"]))
+
+
+def played_seed(seed: int, length: int = 150) -> Shop:
+    """A shop after a history that depends on ``seed`` alone: the most eventful of a few."""
+    found: list[Shop] = []
+
+    @hypothesis.seed(seed)
+    @hypothesis.settings(max_examples=8, database=None, phases=[hypothesis.Phase.generate], deadline=None)
+    @hypothesis.given(st.lists(moves(), min_size=length, max_size=length))
+    def play(history: list[Move]) -> None:
+        found.append(played(history))
+
+    play()
+    return max(found, key=lambda shop: len(shop.log))

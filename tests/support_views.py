@@ -32,6 +32,7 @@ from projections.redis_layout import RedisKeys, decode_level, decode_warehouse
 from projections.redis_views import RedisViews
 from projections.row_reader import RowReader
 from projections.views.stock_levels import Level
+from tests.support import eventually_async
 from tests.support_domain import NOW, ORIGIN, Fact
 
 TABLES = {
@@ -180,7 +181,8 @@ class Rig:
         self._open.push_async_callback(self.writer.close)
         self.rows = await RowReader.connect(self.url, self.generation.schema)
         self._open.push_async_callback(self.rows.close)
-        assert await self.writer.try_lead(), "somebody else leads"
+        # The server takes a moment to notice that the connection of the last term is gone.
+        await eventually_async(self.writer.try_lead, what="leading")
         self.pusher = CachePusher(
             RedisViews(self.redis, self.generation.redis_prefix),
             lambda: RowReader.connect(self.url, self.generation.schema),

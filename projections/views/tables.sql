@@ -35,7 +35,7 @@ CREATE TABLE stock_levels (
     warehouse           text COLLATE "C" NOT NULL
 ) WITH (fillfactor = 60, autovacuum_vacuum_scale_factor = 0.1);
 
--- The whole policy in force (JSON), written only when it changes.
+-- The whole policy in force (JSON), and the version of the event that said it; written only when it changes.
 CREATE TABLE policies (
     version   bigint NOT NULL,
     sku       text COLLATE "C" NOT NULL,

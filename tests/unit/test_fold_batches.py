@@ -82,7 +82,7 @@ class Tables:
                 level = replace(level, next_due_at=earliest_end(holds.values()))
             self.found.levels[key] = level
             if item.policy is not None:
-                self.policies[key] = item.policy
+                self.policies[key] = (item.policy, item.policy_version)
         for warehouse in outcome.warehouses:
             self.found.warehouses[warehouse.row.code] = warehouse.row
         for movement in outcome.movements:

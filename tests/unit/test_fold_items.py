@@ -92,7 +92,8 @@ def test_what_was_touched_is_told() -> None:
     assert [row.reservation_id for row in fold.reservations] == ["r-2"]
     assert fold.policy == DEFAULT_POLICY
     policy = Policy(safety_stock=5)
-    assert fold_of(happened(PolicyChanged, policy=policy)).policy == policy
+    changed = fold_of(happened(PolicyChanged, policy=policy), restocked(1))
+    assert (changed.policy, changed.policy_version) == (policy, 3)
     assert ItemFold(fold.level, fold.holds.values()).policy is None
 
 
