@@ -45,10 +45,11 @@ VERSION: Final = "1"
 
 
 class ReadApi(NamedTuple):
-    """What to hand to :func:`infra.http_server.serve`."""
+    """What to hand to :func:`infra.http_server.serve`; ``current`` is what the reads share."""
 
     app: FastAPI
     fast_routes: Sequence[FastRoute]
+    current: Current
 
 
 def create_read_api(readers: Readers, probes: "Probes") -> ReadApi:
@@ -59,7 +60,7 @@ def create_read_api(readers: Readers, probes: "Probes") -> ReadApi:
     registry = CollectorRegistry()
     registry.register(readers.metrics)
     add_probes(app, schemas, probes.check, (REGISTRY, registry))
-    return ReadApi(app, fast_availability_routes(readers.desk, readers.metrics))
+    return ReadApi(app, fast_availability_routes(readers.desk, readers.metrics), probes.current)
 
 
 @asynccontextmanager
@@ -82,7 +83,7 @@ async def open_read_api(settings: Settings, clock: ReadClock | None = None) -> A
         log = Log(settings.event_store_url, EventMapper(), timeout_s=settings.connect_timeout_s)
         stack.push_async_callback(log.close)
         readers = _readers(settings, current, clock, redis, log)
-        yield create_read_api(readers, Probes(current, redis, log))
+        yield create_read_api(readers, Probes(current, log))
 
 
 def _readers(settings: Settings, current: Current, clock: ReadClock, redis: RedisPipeline, log: Log) -> Readers:
@@ -112,9 +113,8 @@ STUCK_S: Final = 5.0
 class Probes:
     """Whether what the reads need is there, and whether the views keep up with the log."""
 
-    def __init__(self, current: Current, redis: RedisPipeline, log: Log) -> None:
-        self._current = current
-        self._redis = redis
+    def __init__(self, current: Current, log: Log) -> None:
+        self.current = current
         self._log = log
         self._behind_since: tuple[int, float] | None = None
 
@@ -132,7 +132,7 @@ class Probes:
 
     async def _position(self) -> int | str:
         try:
-            rows = await self._current.rows(_POSITION)
+            rows = await self.current.rows(_POSITION)
         except HttpProblem as problem:
             return problem.detail
         return int(rows[0][0] or 0)

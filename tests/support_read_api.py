@@ -21,7 +21,7 @@ from projections.redis_layout import microseconds
 from read_api.app import ReadApi, open_read_api
 from read_api.clock import ReadClock
 from tests.command_api import Connection, Reply, noting_targets
-from tests.support_domain import NOW
+from tests.support_domain import NOW, Shop, after
 from tests.support_views import LogWriter, Rig, follower_rig
 
 
@@ -43,6 +43,7 @@ class SetClock(ReadClock):
 class ReadWorld:
     """``fast``: targets that the fast lane took on ``port``; on ``plain_port`` the same application has no fast lane."""
 
+    shop: Shop
     log: LogWriter
     rig: Rig
     api: ReadApi
@@ -50,10 +51,24 @@ class ReadWorld:
     port: int
     plain_port: int
     fast: list[bytes]
+    logged: int = 0
 
-    async def catch_up(self) -> None:
-        """The views have everything that was logged."""
+    async def show(self) -> None:
+        """Everything that happened in the shop is in the views, and it is as late as in the shop."""
+        self.write()
         await self.rig.catch_up()
+        self.clock.instant = self.shop.now
+        # So that a test which changes a warehouse need not wait for the notice of it.
+        await self.api.current.refresh()
+
+    def write(self) -> None:
+        """Everything that happened in the shop is in the log."""
+        self.log.append(self.shop.events_since(self.logged))
+        self.logged = len(self.shop.log)
+
+    def at(self, seconds: float) -> None:
+        """Reads are asked so many seconds after NOW; nothing else happens."""
+        self.clock.instant = after(seconds)
 
     async def ask(
         self,
@@ -74,6 +89,17 @@ class ReadWorld:
 
     async def get(self, target: str) -> Reply:
         return await self.ask("GET", target)
+
+    async def read(self, target: str) -> Any:
+        """The JSON of an answer that must be one."""
+        reply = await self.get(target)
+        assert reply.status == 200, reply.raw
+        return reply.json
+
+    async def problem(self, target: str) -> tuple[int, str]:
+        """(status, code) of an answer that must be a problem."""
+        reply = await self.get(target)
+        return reply.status, reply.code
 
     async def items(self, target: str) -> list[Any]:
         """Every item of a list, page by page."""
@@ -127,4 +153,4 @@ async def read_rig(database_url: str, redis_url: str, **settings: Any) -> AsyncI
     ):
         fast: list[bytes] = []
         async with serving(api, noting_targets(api.fast_routes, fast)) as port, serving(api, ()) as plain_port:
-            yield ReadWorld(LogWriter(database_url), rig, api, clock, port, plain_port, fast)
+            yield ReadWorld(Shop(), LogWriter(database_url), rig, api, clock, port, plain_port, fast)
