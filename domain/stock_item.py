@@ -129,11 +129,19 @@ class StockItem(Aggregate):
 
     def promisable(self, now: datetime) -> int:
         """How many units may be promised: available (due holds are free, no floor) plus the backorder limit."""
+        self.at(now)
+        return self._free + self._open.expiry.due_units
+
+    @property
+    def _free(self) -> int:
+        """What may be promised while what is due has not been released."""
         figures, policy = self.figures, self.figures.policy
-        promised = figures.reserved + figures.committed - self.due_units(now)
-        promisable = figures.on_hand - promised - policy.safety_stock + policy.backorder_limit
-        # Only backorders can take the promises past what a quantity may be: else they stay below what is on hand.
-        return min(promisable, MAX_QUANTITY - promised) if policy.backorder_limit else promisable
+        promised = figures.reserved + figures.committed
+        free = figures.on_hand - promised - policy.safety_stock
+        if policy.backorder_limit:
+            # Only backorders can take the promises past what a quantity may be: else they stay below what is on hand.
+            return min(free + policy.backorder_limit, MAX_QUANTITY - promised)
+        return free
 
     @property
     def short(self) -> int:
@@ -260,9 +268,10 @@ class StockItem(Aggregate):
 
         Raises SweepNeeded if those are more than ``limit``: one decision never pays for thousands.
         """
-        missing = quantity - (self.promisable(now) - self._open.expiry.due_units)
+        missing = quantity - self._free
         if missing <= 0:
             return []
+        self.at(now)
         found: list[Hold] = []
         for reservation_id in self._open.expiry.due(limit):
             found.append(self.holds[reservation_id])
@@ -293,9 +302,9 @@ class StockItem(Aggregate):
         request: ReservationRequest | None = None,
     ) -> None:
         """Promise ``quantity`` units. Raises InsufficientStock; what is due must have been released before."""
-        promisable = self.promisable(now)
-        if quantity > promisable - self._open.expiry.due_units:
-            raise InsufficientStock([Shortage(self.sku, quantity, max(0, promisable), self.warehouse)])
+        if quantity > self._free:
+            available = max(0, self.promisable(now))
+            raise InsufficientStock([Shortage(self.sku, quantity, available, self.warehouse)])
         self._trigger_part(
             Reserved,
             reservation_id,

@@ -6,16 +6,16 @@ from time import time_ns
 from typing import Final
 
 _NS_PER_MS: Final = 1_000_000
-_TAIL_BITS: Final = 74
-"""What a UUIDv7 has beside its milliseconds, version and variant."""
-_STEP_BITS: Final = 32
+_COUNT_MAX: Final = 0xFFF
+_RANDOM_BITS: Final = 62
+_VARIANT: Final = 0b10 << _RANDOM_BITS
 
 
 class Uuid7:
     """Makes identifiers, each greater than the one before; for one thread at a time.
 
-    Within a millisecond, or when the clock steps back, the tail counts on by a random step, as method 2
-    of RFC 9562, section 6.2, has it.
+    Within a millisecond, or when the clock steps back, the twelve bits after the version count on, as method 1
+    of RFC 9562, section 6.2, has it; when they are used up, so does the millisecond.
     """
 
     def __init__(self) -> None:
@@ -28,26 +28,26 @@ class Uuid7:
         self._random_bits = Random().getrandbits  # noqa: S311 - see above
         self._moment_ms = 0
         self._prefix = ""
-        self._tail = 0
+        self._count = 0
 
     def __call__(self) -> str:
         """The next identifier."""
         moment_ms = time_ns() // _NS_PER_MS
         if moment_ms > self._moment_ms:
             self._begin(moment_ms)
+        elif self._count == _COUNT_MAX:
+            self._begin(self._moment_ms + 1)
         else:
-            self._tail += self._random_bits(_STEP_BITS) + 1
-            if self._tail >> _TAIL_BITS:  # the clock has been standing still for weeks
-                self._begin(self._moment_ms + 1)
-        tail = self._tail
-        return f"{self._prefix}{tail >> 62:03x}-{0x8000 | tail >> 48 & 0x3FFF:04x}-{tail & 0xFFFF_FFFF_FFFF:012x}"
+            self._count += 1
+        tail = "%016x" % (_VARIANT | self._random_bits(_RANDOM_BITS))
+        return f"{self._prefix}{self._count:03x}-{tail[:4]}-{tail[4:]}"
 
     def _begin(self, moment_ms: int) -> None:
         self._moment_ms = moment_ms
         text = f"{moment_ms:012x}"
         self._prefix = f"{text[:8]}-{text[8:]}-7"
         # The top bit stays clear: room to count on.
-        self._tail = self._random_bits(_TAIL_BITS - 1)
+        self._count = self._random_bits(11)
 
 
 new_id: Final = Uuid7()

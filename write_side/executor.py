@@ -187,7 +187,11 @@ class CommandExecutor:
             self._wake.set()
 
     def _lacks(self, footprint: Footprint) -> bool:
-        return not footprint.complete or any(stream not in self._memory for stream in footprint.streams)
+        memory = self._memory
+        for stream in footprint.streams:  # a generator would cost more than what it looks up
+            if stream not in memory:
+                return True
+        return not footprint.complete
 
     # Loading ahead -------------------------------------------------------------------------------
 

@@ -30,15 +30,14 @@ def test_a_clock_that_stands_still_or_steps_back_changes_nothing(monkeypatch):
     assert [uuid.UUID(text).int >> 80 for text in made] == [1_000, 1_000, 1_000, 1_001, 1_001, 1_001]
 
 
-def test_a_tail_that_has_been_counted_out_borrows_a_millisecond(monkeypatch):
+def test_a_count_that_is_used_up_borrows_a_millisecond(monkeypatch):
     monkeypatch.setattr(ids, "time_ns", lambda: 7_000_000)
     make = Uuid7()
-    first = make()
-    make._tail = (1 << 74) - 1
-    second = make()
-    assert first < second
-    assert uuid.UUID(second).int >> 80 == 8
-    assert uuid.UUID(second).version == 7
+    made = [make() for _ in range(2 << 12)]
+    assert made == sorted(set(made))
+    assert uuid.UUID(made[0]).int >> 80 == 7
+    assert uuid.UUID(made[-1]).int >> 80 > 7
+    assert uuid.UUID(made[-1]).version == 7
 
 
 def test_two_makers_do_not_make_the_same():
