@@ -153,6 +153,8 @@ async def run_follower(
                     logger.warning(
                         "following is interrupted", extra={"generation": generation.schema, "error": str(error)}
                     )
+                    if isinstance(error, LogRestored):
+                        on_ready()  # nothing more will come of waiting, and the rest of the stack must run
                     pause_s = RETRY_S_MIN if term.worked else min(RETRY_S_MAX, pause_s * 2)
                     await _pause(stop, pause_s)
         finally:
