@@ -119,6 +119,11 @@ def test_the_examples_are_valid_and_taken(document, route):
     assert accepts(route, example)
 
 
+@pytest.mark.parametrize("route", ROUTES, ids=lambda route: route.operation)
+def test_a_body_is_required_where_nothing_will_not_do(document, route):
+    assert operation(document, route)["requestBody"]["required"] != accepts(route, {})
+
+
 def changes(body: Any) -> Iterator[Any]:
     """The example with one thing changed, everywhere."""
     others: list[Any] = [None, True, -1, 0, 1, 1.5, 2**53, "", "x", "a b", "\0", "A" * 3_000, [], {}, {"x": 1}]

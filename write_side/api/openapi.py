@@ -5,11 +5,10 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta
-from msgspec.structs import fields
 
-from domain.values import ReleaseReason
+from domain.values import MAX_METADATA_BYTES, MAX_METADATA_DEPTH, ReleaseReason
 from infra.openapi import Schemas
-from infra.problems import PROBLEMS
+from infra.problems import PROBLEMS, InvalidRequest
 from write_side.api.bodies import PATH_TYPES, ReservationBatch
 from write_side.api.caller import KEY_CHARACTERS_MAX, REFERENCE_CHARACTERS_MAX
 from write_side.api.door import Gate
@@ -96,13 +95,25 @@ def call_operation(gate: Gate, schemas: Schemas) -> Json:
         headers=ConditionalHeaders if route.from_headers else CallHeaders,
         body=body,
     )
-    operation["requestBody"]["required"] = any(info.required for info in fields(body))
+    for parameter in operation["parameters"]:
+        if parameter["in"] == "path":
+            parameter["example"] = _PATH_EXAMPLES[parameter["name"]]
+    operation["requestBody"]["required"] = not _may_be_empty(gate)
     operation["requestBody"]["content"]["application/json"]["example"] = EXAMPLES[route.operation]
     for status, answer in operation["responses"].items():
         answer["description"] = _MEANINGS.get(status, answer["description"])
         names = _ANSWER_HEADERS if status in _RECORDED else ("Idempotency-Key",)
         answer["headers"] = answer.get("headers", {}) | {name: _ANSWER_HEADERS[name] for name in names}
     return operation
+
+
+def _may_be_empty(gate: Gate) -> bool:
+    given = {name: _PATH_EXAMPLES.get(name, False) for name in (*gate.route.path_fields, *gate.route.from_headers)}
+    try:
+        gate.reader.read(given, b"")
+    except InvalidRequest:
+        return False
+    return True
 
 
 def _codes(route: Route) -> set[str]:
@@ -142,6 +153,12 @@ _COST: Final[Json] = {
 }
 
 
+_METADATA: Final = (
+    f"An object of your own, given back as it is: at most {MAX_METADATA_BYTES} bytes of JSON and "
+    f"{MAX_METADATA_DEPTH} levels, no NUL in its texts."
+)
+
+
 def add_rules(schemas: Schemas) -> None:
     """Adds what the commands check beside the types of their fields (``__post_init__``)."""
     components = schemas.components
@@ -152,11 +169,15 @@ def add_rules(schemas: Schemas) -> None:
         "default": _CALLERS_REASONS[0],
     }
     components["Restock"]["properties"]["unit_cost"] = _COST
+    for component in components.values():
+        if "metadata" in component.get("properties", {}):
+            component["properties"]["metadata"]["description"] = _METADATA
 
 
 _LINE: Final = {"sku": "TSHIRT-M", "quantity": 2}
 _ORDER: Final[Json] = {"reservation_id": "order-1001", "order_id": "order-1001", "lines": [_LINE]}
 
+_PATH_EXAMPLES: Final = {"reservation_id": "order-1001", "sku": "TSHIRT-M", "warehouse": "FRA1", "code": "FRA1"}
 EXAMPLES: Final[Mapping[str, Json]] = {
     "reservations.create": _ORDER,
     "reservations.create-batch": {"reservations": [_ORDER]},
