@@ -15,7 +15,7 @@ from infra.http_app import HttpProblem
 Pool = AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]]
 Row = tuple[Any, ...]
 
-_CONNECTION_WAIT_S = 2.0
+_CONNECTION_WAIT_S = 1.0
 
 AWAY = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, OSError)
 """What a statement raises when the server is away, restarting, or does not answer in time."""
@@ -40,7 +40,7 @@ async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
 
 
 async def open_pool(url: str, size_max: int, statement_timeout_ms: int) -> Pool:
-    """A pool that connects in the background, and gives a caller no longer than two seconds of waiting."""
+    """A pool that connects in the background, and gives a caller no longer than a second of waiting."""
     pool: Pool = AsyncConnectionPool(
         url,
         min_size=1,
