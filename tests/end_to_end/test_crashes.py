@@ -1,0 +1,120 @@
+"""Every process is killed by `kill -9` while customers order, pay and look; afterwards the books are right.
+
+What was answered is in the log once, as it was answered. What was not is there whole or not at all, and asking again
+under the same key settles it. When to kill is drawn from a seed (see `load.seed`), and told with a failure.
+"""
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from infra.embedded.folder import DataFolder
+from tests.end_to_end.ledger import check_books, read_log, replay
+from tests.end_to_end.load import Books, Door, Shop, connected, seed
+from tests.support import Up, eventually_async, is_running, stockhold_up
+
+PROCESSES = ("--command-processes", "2")
+VICTIMS = ("command-api-1", "projector", "sweeper", "valkey", "read-api-1", "postgres", "command-api-2", "projector")
+SKUS, WAREHOUSES = ("C-1", "C-2", "C-3", "C-4"), ("W1", "W2", "W3")
+CUSTOMERS = 12
+BACK_S = 30.0
+
+
+def pids_now(folder: Path) -> dict[str, int]:
+    facts = DataFolder(folder).read_running()
+    assert facts is not None
+    processes = facts["processes"]
+    assert isinstance(processes, list)
+    return {one["name"]: one["pid"] for one in processes}
+
+
+def open_shop(up: Up, books: Books, draw: random.Random) -> Shop:
+    return Shop(books, up.facts["command_url"], up.facts["read_url"], SKUS, WAREHOUSES, draw)
+
+
+@asynccontextmanager
+async def customers_in(shop: Shop) -> AsyncIterator[None]:
+    """Customers for as long as the block lasts, and until they have had their last answer."""
+    shopping = asyncio.create_task(shop.run(CUSTOMERS))
+    try:
+        yield
+    finally:
+        shop.stop.set()
+        await shopping
+
+
+async def commands_answered(books: Books, number: int) -> None:
+    """Wait until so many more commands have been answered."""
+    enough = len(books.answered) + number
+    await eventually_async(lambda: len(books.answered) >= enough, BACK_S)
+
+
+async def kill(folder: Path, name: str) -> None:
+    """Kill it, and wait until its successor is ready."""
+    pid = pids_now(folder)[name]
+    os.kill(pid, signal.SIGKILL)
+    await eventually_async(lambda: pids_now(folder).get(name, pid) != pid, BACK_S, what=f"{name} is back")
+    assert not is_running(pid)
+
+
+async def views_have_all(up: Up) -> None:
+    """Every item is seen at its last version, with the sums of the log."""
+    events = read_log(up.facts["event_store_url"])
+    versions = {event.stream.removeprefix("stock:"): event.version for event in events}
+    async with connected(up.facts["read_url"]) as window:
+        for item, sums in replay(events).items():
+            sku, warehouse = item.split("@")
+            await eventually_async(_shows(window, sku, warehouse, versions[item], sums.on_hand), BACK_S)
+
+
+def _shows(window: Door, sku: str, warehouse: str, version: int, on_hand: int) -> Callable[[], Awaitable[bool]]:
+    async def condition() -> bool:
+        reply = await window.get(f"/v1/availability/{sku}?min_version={warehouse}:{version}")
+        assert reply.status == 200, reply.raw
+        level = next(one for one in reply.json["warehouses"] if one["warehouse"] == warehouse)
+        return bool(level["on_hand"] == on_hand and reply.json["source"] == "redis")
+
+    return condition
+
+
+async def test_whoever_is_killed_the_books_are_right(data_dir: Path) -> None:
+    draw = random.Random(seed())
+    books = Books("crash")
+    with stockhold_up(data_dir, *PROCESSES) as up:
+        shop = open_shop(up, books, draw)
+        await shop.open(units=300)
+        async with customers_in(shop):
+            for victim in VICTIMS:
+                await commands_answered(books, draw.randint(20, 120))
+                await kill(data_dir, victim)
+            await commands_answered(books, 50)
+        await check_and_settle(books, up)
+        assert shop.reads > 50
+        await views_have_all(up)
+        # And the whole of it at once.
+        shop = open_shop(up, books, draw)
+        async with customers_in(shop):
+            await commands_answered(books, draw.randint(20, 120))
+            up.process.kill()
+            up.process.wait()
+            await eventually_async(lambda: not [pid for pid in up.pids() if is_running(pid)])
+    with stockhold_up(data_dir, *PROCESSES) as up:
+        await check_and_settle(books, up)
+        shop = open_shop(up, books, draw)
+        async with customers_in(shop):
+            await commands_answered(books, 50)
+        await check_and_settle(books, up)
+        await views_have_all(up)
+
+
+async def check_and_settle(books: Books, up: Up) -> None:
+    """The books are right before what is open was asked again, and after it."""
+    url = up.facts["event_store_url"]
+    check_books(books, url)
+    async with connected(up.facts["command_url"]) as door:
+        await books.settle(door)
+    check_books(books, url)
