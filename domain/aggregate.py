@@ -61,10 +61,10 @@ class Aggregate(BaseAggregate[str]):
         """Keep, in O(1), what undoes ``event``, which is about to be applied."""
         raise NotImplementedError
 
-    def accept(self) -> None:
-        """The new events are in the log: forget how to undo them."""
+    def accept(self, count: int | None = None) -> None:
+        """The first ``count`` new events (None: all) are in the log: forget how to undo them."""
         raise NotImplementedError
 
-    def undo(self) -> None:
-        """The new events did not reach the log: be again what was before the first of them."""
+    def undo(self, count: int | None = None) -> None:
+        """The last ``count`` new events (None: all) will not reach the log: be again what was before them."""
         raise NotImplementedError

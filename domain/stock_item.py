@@ -457,20 +457,23 @@ class StockItem(Aggregate):
             _Undo(self._version, self._created_on, self._modified_on, self.figures, reservation_id, hold, rank)
         )
 
-    def accept(self) -> None:
-        """The pending events are in the log: forget how to undo them."""
-        self.new_events.clear()
-        self._undo.clear()
+    def accept(self, count: int | None = None) -> None:
+        """The first ``count`` new events (None: all) are in the log: forget how to undo them."""
+        del self.new_events[:count]
+        del self._undo[:count]
         self.changed_holds.clear()
 
-    def undo(self) -> None:
-        """The pending events did not reach the log: go back to before the first of them."""
-        for undo in reversed(self._undo):
+    def undo(self, count: int | None = None) -> None:
+        """The last ``count`` new events (None: all) will not reach the log: go back to before them."""
+        kept = 0 if count is None else len(self._undo) - count
+        for undo in reversed(self._undo[kept:]):
             self._version, self.figures = undo.version, undo.figures
             self._created_on, self._modified_on = undo.created_on, undo.modified_on
             if undo.reservation_id:
                 self._open.restore(undo.reservation_id, undo.hold, undo.rank)
-        self.accept()
+        del self.new_events[kept:]
+        del self._undo[kept:]
+        self.changed_holds.clear()
 
     # Snapshots -----------------------------------------------------------------------------------
 

@@ -53,11 +53,15 @@ class Warehouse(Aggregate):
         del event
         self._undo.append((self._version, self._created_on, self._modified_on, self.details))
 
-    def accept(self) -> None:
-        self.new_events.clear()
-        self._undo.clear()
+    def accept(self, count: int | None = None) -> None:
+        """The first ``count`` new events (None: all) are in the log."""
+        del self.new_events[:count]
+        del self._undo[:count]
 
-    def undo(self) -> None:
-        if self._undo:
-            self._version, self._created_on, self._modified_on, self.details = self._undo[0]
-        self.accept()
+    def undo(self, count: int | None = None) -> None:
+        """The last ``count`` new events (None: all) will not reach the log."""
+        kept = 0 if count is None else len(self._undo) - count
+        if kept < len(self._undo):
+            self._version, self._created_on, self._modified_on, self.details = self._undo[kept]
+        del self.new_events[kept:]
+        del self._undo[kept:]

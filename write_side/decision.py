@@ -32,16 +32,20 @@ class Decision:
     """The commands of a batch, decided one after another against the same memory.
 
     ``loaded`` is what was read under the log's lock, or None if the batch is decided on memory alone.
+    ``current`` are then the streams that memory has as the log has them: no other may be looked at.
     """
 
-    def __init__(self, memory: Memory, mapper: EventMapper, now: datetime, loaded: Loaded | None) -> None:
+    def __init__(
+        self, memory: Memory, mapper: EventMapper, now: datetime, loaded: Loaded | None, current: Iterable[str] = ()
+    ) -> None:
         self.now = now
+        self._current = set(current)
         self._memory = memory
         self._mapper = mapper
         self._loaded = loaded
         self._touched: dict[str, Aggregate] = {}
         self._read_at: dict[str, int] = {}
-        self._collected: dict[str, int] = {}
+        self._own: dict[str, int] = {}
         self._accessed: dict[str, Aggregate] = {}
         self._outcomes: dict[tuple[str, str], Outcome] = {}
         self._headers: dict[str, ReservationHeader] = {}
@@ -61,7 +65,7 @@ class Decision:
             if stream in self._memory.unreadable:
                 raise self._memory.unreadable[stream]
             item = self._memory.item(stream)
-            if item is None:
+            if item is None or (self._loaded is not None and stream not in self._current):
                 raise NotLoaded([stream])
             self._touched[stream] = item
             self._read_at[stream] = item.version
@@ -88,6 +92,8 @@ class Decision:
         warehouse = self._memory.warehouses.get(code)
         if warehouse is None:
             warehouse = self._memory.warehouses[code] = Warehouse.uncreated(code)
+        if warehouse.id not in self._touched:
+            self._read_at[warehouse.id] = warehouse.version
         self._touched[warehouse.id] = self._accessed[warehouse.id] = warehouse
         return warehouse
 
@@ -122,6 +128,14 @@ class Decision:
                 raise NotLoaded(reservation_id=reservation_id)
             holds.append(hold)
         return Reservation(header, holds, {(item.sku, item.warehouse): item for item in items})
+
+    def may_exist(self, reservation_id: str, items: Iterable[StockItem]) -> bool:
+        """Whether memory has ever seen this reservation, as one of its own or as a hold of these items."""
+        return (
+            reservation_id in self._headers
+            or reservation_id in self._memory.reservations
+            or any(reservation_id in item.holds for item in items)
+        )
 
     @property
     def on_memory_alone(self) -> bool:
@@ -167,16 +181,30 @@ class Decision:
     def collect(self) -> None:
         """Take what the command that was just decided has triggered, in the order in which it came to the items."""
         for stream, aggregate in self._accessed.items():
-            seen = self._collected.get(stream, 0)
-            if len(aggregate.new_events) > seen:
-                for event in aggregate.new_events[seen:]:
+            triggered = aggregate.version - self._read_at[stream]
+            fresh = triggered - self._own.get(stream, 0)
+            if fresh:
+                for event in aggregate.new_events[-fresh:]:
                     self._collect_event(event)
-                self._collected[stream] = len(aggregate.new_events)
+                self._own[stream] = triggered
         self._accessed.clear()
 
-    def extend(self, more: Loaded) -> None:
+    @property
+    def has_triggered(self) -> bool:
+        """Whether the command at hand has changed anything yet."""
+        return any(
+            aggregate.version - self._read_at[stream] > self._own.get(stream, 0)
+            for stream, aggregate in self._accessed.items()
+        )
+
+    def is_current(self, stream: str) -> bool:
+        """Whether memory has this stream as the log has it."""
+        return stream in self._current
+
+    def extend(self, more: Loaded, current: Iterable[str]) -> None:
         """Add what was loaded later in the same transaction."""
         assert self._loaded is not None
+        self._current.update(current)
         self._loaded.headers |= more.headers
         self._loaded.holds |= more.holds
         self._loaded.places |= more.places
@@ -188,33 +216,34 @@ class Decision:
             self._writes.items.append(split_stock_stream(stream))
 
     def writes(self) -> Writes:
-        """Everything that this batch appends."""
+        """Everything that this batch appends. To be asked once, when all is decided."""
         writes = self._writes
         for stream, aggregate in self._touched.items():
             if isinstance(aggregate, StockItem):
-                writes.holds += aggregate.changed_holds.values()
-                if not aggregate.new_events:
+                if stream not in self._own:
                     writes.read[stream] = self._read_at[stream]
-            elif isinstance(aggregate, Warehouse) and aggregate.new_events:
+                writes.holds += aggregate.changed_holds.values()
+                aggregate.changed_holds.clear()  # a batch that is decided ahead must not write them again
+            elif isinstance(aggregate, Warehouse) and stream in self._own:
                 writes.warehouses.append((aggregate.code, aggregate.version))
         return writes
 
     def accept(self) -> list[StockItem]:
         """The batch is in the log: memory may keep it. The stock items that it changed."""
         changed = []
-        for aggregate in self._touched.values():
-            if aggregate.new_events:
-                aggregate.accept()
-                if isinstance(aggregate, StockItem):
-                    changed.append(aggregate)
+        for stream, count in self._own.items():
+            aggregate = self._touched[stream]
+            aggregate.accept(count)
+            if isinstance(aggregate, StockItem):
+                changed.append(aggregate)
         for reservation_id, header in self._headers.items():
             self._memory.reservations.put(reservation_id, KnownReservation(header, self._streams_of[reservation_id]))
         return changed
 
     def undo(self) -> None:
-        """The batch is not in the log: memory must not keep it."""
-        for aggregate in self._touched.values():
-            aggregate.undo()
+        """The batch is not in the log: memory must not keep it. What was decided after it is undone first."""
+        for stream, aggregate in self._touched.items():
+            aggregate.undo(aggregate.version - self._read_at[stream])
 
 
 def origin_of(

@@ -40,6 +40,7 @@ from infra.event_store.port import (
     Refusal,
     StoreError,
     StoreUnavailable,
+    Writes,
 )
 from infra.ids import new_id
 from infra.problems import problem, refusal_problem
@@ -56,6 +57,9 @@ log = logging.getLogger(__name__)
 _RECONNECT_PAUSE_S = 0.1
 _LOADS_MAX = 6
 """How often a command may turn out to need more: its reservation, then its items, then what changed meanwhile."""
+
+_FLIGHTS_MAX = 8
+"""Batches that follow one another on memory alone before the queue is looked at anew."""
 
 UNAVAILABLE = Answer(*problem("unavailable", "the outcome is unknown: ask again with the same idempotency key"))
 INTERNAL = Answer(*problem("internal", "the command could not be decided; nothing was changed"))
@@ -81,6 +85,16 @@ class _Round:
     ahead: dict[str, None] = field(default_factory=dict)
     """Streams to be swept before the commands in ``again``."""
     again: list[_Work] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A batch that was decided on memory alone, and what it appends."""
+
+    batch: list[_Work]
+    decision: Decision
+    done: _Round
+    writes: Writes
 
 
 class CommandExecutor:
@@ -269,7 +283,7 @@ class CommandExecutor:
                     self._wake.clear()
                     await self._wake.wait()
                     continue
-            batch = [self._ready.popleft() for _ in range(min(len(self._ready), self._batch_limit))]
+            batch = self._take_batch()
             try:
                 await self._settle(batch)
             except Exception:
@@ -278,13 +292,17 @@ class CommandExecutor:
             self._memory.trim()
             QUEUED.set(len(self._ready) + len(self._cold))
 
+    def _take_batch(self) -> list[_Work]:
+        return [self._ready.popleft() for _ in range(min(len(self._ready), self._batch_limit))]
+
     async def _settle(self, batch: list[_Work]) -> None:
         """Bring every command of the batch to its answer: committed, refused, or unknown at its deadline."""
         unsure = False
         while batch := self._in_time(batch):
+            guessing = not unsure and self._may_guess(batch)
             try:
                 async with asyncio.timeout(self._deadline_s):
-                    if not unsure and self._may_guess(batch):
+                    if guessing:
                         await self._on_memory_alone(batch)
                     else:
                         await self._under_lock(batch)
@@ -301,6 +319,9 @@ class CommandExecutor:
                 unsure = True
                 await self._reconnect()
             except Exception:  # the store rejects a row, or a decision has a fault: find out whose
+                if guessing:  # perhaps it was only memory that was wrong
+                    unsure = True
+                    continue
                 if len(batch) == 1:
                     log.exception("a command could not be decided")
                     self._answer_all(batch, INTERNAL)
@@ -331,28 +352,66 @@ class CommandExecutor:
             work.footprint.certain and all(stream in memory for stream in work.footprint.streams) for work in batch
         )
 
-    async def _on_memory_alone(self, batch: Sequence[_Work]) -> None:
+    async def _on_memory_alone(self, batch: list[_Work]) -> None:
+        """Decide and append ``batch``, then in one go the full batches that have gathered meanwhile.
+
+        ``batch`` is always the one that is not in the log yet: whoever catches an error knows what to decide again.
+        """
+        flight: _Flight | None = self._decide_on_memory(batch)
+        flights = 0
+        while flight is not None:
+            flights += 1
+            flight = await self._fly(flight, look_ahead=flights < _FLIGHTS_MAX)
+            batch[:] = [] if flight is None else flight.batch
+
+    async def _fly(self, flight: _Flight, *, look_ahead: bool) -> _Flight | None:
+        """Append what was decided; what was decided ahead meanwhile, if anything was."""
+        ahead = None
+        try:
+            if flight.writes:
+                sent = self._store.append_unseen(flight.writes, self._memory.warehouses_changed)
+                self._deliver()
+                ahead = self._decide_ahead() if look_ahead else None
+                self._clock.heard(await sent)
+        except BaseException:
+            if ahead is not None:  # it stands on what has just failed
+                ahead.decision.undo()
+                self._ready.extendleft(reversed(ahead.batch))
+            flight.decision.undo()
+            raise
+        self._committed(flight.decision, flight.done, "memory")
+        return ahead
+
+    def _decide_on_memory(self, batch: list[_Work]) -> _Flight:
         decision = Decision(self._memory, self._mapper, self._clock.now(), None)
         try:
             done = self._decide(batch, decision)
-            writes = decision.writes()
-            if writes:
-                sent = self._store.append_unseen(writes, self._memory.warehouses_changed)
-                self._deliver()
-                self._clock.heard(await sent)
+            return _Flight(list(batch), decision, done, decision.writes())
         except BaseException:
             decision.undo()
             raise
-        self._committed(decision, done, "memory")
+
+    def _decide_ahead(self) -> _Flight | None:
+        """Decide the next batch while one commits: it pays when a full one is waiting already."""
+        if len(self._ready) < self._batch_limit:
+            return None
+        batch = self._take_batch()
+        if self._may_guess(batch):
+            with suppress(Exception):  # whatever it is will be met again when the batch is settled by itself
+                return self._decide_on_memory(batch)
+        self._ready.extendleft(reversed(batch))
+        return None
 
     async def _under_lock(self, batch: Sequence[_Work]) -> None:
         needs = Needs()
         for work in batch:
+            if not work.footprint.complete:  # memory may have learned of it since
+                work.footprint = work.handler.footprint(work.submission.command, self._memory)
             self._add_needs(needs, work, locked=True)
         sent = self._store.lock_and_load(needs, self._memory.warehouses_changed)
         self._deliver()
         loaded = await sent
-        decision = Decision(self._memory, self._mapper, loaded.now, loaded)
+        decision = Decision(self._memory, self._mapper, loaded.now, loaded, (*needs.cached, *needs.cold))
         try:
             await self._take_in(loaded, needs)
             done = await self._decide_loading(batch, decision)
@@ -433,18 +492,30 @@ class CommandExecutor:
         return done
 
     async def _load_missing(self, work: _Work, missing: NotLoaded, decision: Decision) -> None:
-        needs = Needs(cold={stream for stream in missing.streams if stream not in self._memory})
+        needs = self._needs_of(missing.streams, decision)
         if missing.reservation_id is not None:
             needs.reservations.add(missing.reservation_id)
         needs.skus.update(work.footprint.skus)
+        await self._load_more(needs, decision)
+        work.footprint = work.handler.footprint(work.submission.command, self._memory)
+        places = self._needs_of(work.footprint.streams, decision)
+        if places:
+            await self._load_more(places, decision)
+
+    def _needs_of(self, streams: Iterable[str], decision: Decision) -> Needs:
+        """What brings these streams to where the log is."""
+        needs = Needs()
+        for stream in streams:
+            if stream not in self._memory:
+                needs.cold.add(stream)
+            elif not decision.is_current(stream):
+                needs.cached[stream] = self._memory.version(stream)
+        return needs
+
+    async def _load_more(self, needs: Needs, decision: Decision) -> None:
         more = await self._store.load_more(needs, self._memory.warehouses_changed)
         self._memory.take_in(more, needs, locked=True)
-        decision.extend(more)
-        work.footprint = work.handler.footprint(work.submission.command, self._memory)
-        places = Needs(cold={stream for stream in work.footprint.streams if stream not in self._memory})
-        if places:
-            even_more = await self._store.load_more(places, self._memory.warehouses_changed)
-            self._memory.take_in(even_more, places, locked=True)
+        decision.extend(more, (*needs.cached, *needs.cold))
 
     def _decide_one(self, work: _Work, decision: Decision, done: _Round) -> None:
         submission = work.submission
@@ -466,6 +537,8 @@ class CommandExecutor:
             status, document = work.handler.decide(command, submission.digest.hex(), decision, origin)
             body = encode(document)
         except DomainError as refusal:
+            if decision.has_triggered:
+                raise RuntimeError("a command was refused after it had changed something") from refusal
             status, body = refusal_problem(refusal)
             order_id = getattr(command, "order_id", None)
             decision.record_refusal(Refusal(work.handler.operation, refusal.code, order_id, origin.actor, body))

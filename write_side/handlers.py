@@ -118,8 +118,8 @@ class CreateHandler:
 
     def decide(self, command: CreateReservation, digest: str, decision: Decision, origin: Origin) -> Result:
         """201 and the reservation; 200 for the same request again while it lives."""
-        if command.reservation_id is not None and not decision.on_memory_alone:
-            existing = decision.find_reservation(command.reservation_id)
+        if command.reservation_id is not None:
+            existing = self._existing(command, command.reservation_id, decision)
             if existing is not None:
                 reservations.refuse_unless_repeat(existing, digest, decision.now)
                 return 200, _reservation(existing, decision)
@@ -134,6 +134,16 @@ class CreateHandler:
             raise
         decision.created(created)
         return 201, _reservation(created, decision)
+
+    @staticmethod
+    def _existing(command: CreateReservation, reservation_id: str, decision: Decision) -> Reservation | None:
+        """The reservation of this id. On memory alone None is a guess, which the index refuses if it is wrong."""
+        if not decision.on_memory_alone:
+            return decision.find_reservation(reservation_id)
+        named = (decision.stock_item(line.sku, line.warehouse) for line in command.lines if line.warehouse is not None)
+        if decision.may_exist(reservation_id, named):
+            raise NotLoaded(reservation_id=reservation_id)
+        return None
 
 
 class OnReservation:

@@ -106,9 +106,12 @@ class Memory:
                 self._take_row(row, fresh=locked or row.stream in needs.cold)
         for sku, codes in loaded.places.items():
             self.places.put(sku, tuple(codes))
-        for stream in needs.cold:
-            if stream not in self._items:
-                self._items.put(stream, StockItem.unregistered(stream))
+        absent = [stream for stream in needs.cold if stream not in self._items]
+        if absent:
+            stored = {row.stream for row in loaded.rows}
+            for stream in absent:
+                if stream not in stored:  # else it is there and did not fit what was in memory: to be loaded anew
+                    self._items.put(stream, StockItem.unregistered(stream))
         for reservation_id, header in loaded.headers.items():
             streams = tuple(f"stock:{hold.sku}@{hold.warehouse}" for hold in loaded.holds[reservation_id])
             self.reservations.put(reservation_id, KnownReservation(header, streams))
@@ -178,6 +181,8 @@ class Memory:
         """Snapshots worth taking: at least ``snapshot_every`` events old, more for items with many holds."""
         due = []
         for item in items:
+            if item.new_events:
+                continue  # decided ahead: not in the log yet
             age = item.version - self._snapshot_versions.get(item.id, 0)
             if age >= max(self._snapshot_every, len(item.holds)):
                 state = msgspec.json.encode(item.to_state())
