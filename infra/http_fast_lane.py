@@ -206,7 +206,7 @@ class FastLaneProtocol(HttpToolsProtocol):
             # Not called here: a thousand pipelined requests answered at once would be as many stack frames.
             self.loop.call_soon(cycle.start)
         else:
-            super()._start_asgi_task(cycle, app)
+            super()._start_asgi_task(cycle, _unless_gone(cycle, app))
 
     def on_response_complete(self) -> None:
         if self.flow.write_paused:
@@ -258,6 +258,23 @@ class FastLaneProtocol(HttpToolsProtocol):
         if self.timeout_keep_alive_task is not None:
             self.timeout_keep_alive_task.cancel()
             self.timeout_keep_alive_task = None
+
+
+def _unless_gone(cycle: RequestResponseCycle, app: ASGI3Application) -> ASGI3Application:
+    """``app``, whose answer is dropped when the caller has gone.
+
+    uvicorn looks whether it was told so; uvloop's transport is closed a moment before it tells, and raises then.
+    """
+
+    async def answering(scope: Any, receive: Any, send: Any) -> None:
+        async def send_unless_gone(message: Any) -> None:
+            if cycle.transport.is_closing():
+                cycle.disconnected = True
+            await send(message)
+
+        await app(scope, receive, send_unless_gone)
+
+    return answering
 
 
 def fast_lane_protocol(routes: Sequence[FastRoute]) -> type[FastLaneProtocol]:

@@ -213,6 +213,13 @@ async def test_a_caller_that_has_gone_is_not_answered(lane):
     assert lane.wire.sent == b""
 
 
+async def test_a_caller_that_has_gone_is_not_answered_the_ordinary_way_either(lane, caplog):
+    lane.feed(b"GET /slow HTTP/1.1\r\n\r\n")
+    lane.wire.closed = True  # as uvloop closes it, some time before the protocol is told
+    assert await lane.answered() == b""
+    assert caplog.records == []
+
+
 async def test_a_request_is_answered_once(lane):
     lane.feed(b"GET /fast/a HTTP/1.1\r\n\r\n")
     lane.waiting[0].respond(200, TEXT, b"A")
