@@ -214,8 +214,20 @@ class Shop:
                 for code in self.warehouses:
                     await self._restock(door, sku, code, units)
 
-    async def run(self, customers: int) -> None:
-        """Until `stop`; then every customer finishes what is under way."""
+    @asynccontextmanager
+    async def busy(self, customers: int) -> AsyncIterator[None]:
+        """Customers for as long as the block lasts; at its end each finishes what is under way.
+
+        What a customer was surprised by is raised there.
+        """
+        shopping = asyncio.create_task(self._run(customers))
+        try:
+            yield
+        finally:
+            self.stop.set()
+            await shopping
+
+    async def _run(self, customers: int) -> None:
         async with asyncio.TaskGroup() as group:
             for _ in range(customers):
                 group.create_task(self._shop(random.Random(self.draw.random())))
@@ -235,7 +247,7 @@ class Shop:
         lines = [
             {"sku": sku, "quantity": draw.randint(1, 3)}
             | ({"warehouse": draw.choice(self.warehouses)} if draw.random() < 0.5 else {})
-            for sku in draw.sample(self.skus, draw.randint(1, 3))
+            for sku in draw.sample(self.skus, draw.randint(1, min(3, len(self.skus))))
         ]
         number = len(self.books.entries) + 1
         body = {"order_id": f"{self.books.name}-o{number}", "ttl_seconds": draw.randint(1, 3), "lines": lines}

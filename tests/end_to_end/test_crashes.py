@@ -4,12 +4,10 @@ What was answered is in the log once, as it was answered. What was not is there 
 under the same key settles it. When to kill is drawn from a seed (see `load.seed`), and told with a failure.
 """
 
-import asyncio
 import os
 import random
 import signal
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from infra.embedded.folder import DataFolder
@@ -34,17 +32,6 @@ def pids_now(folder: Path) -> dict[str, int]:
 
 def open_shop(up: Up, books: Books, draw: random.Random) -> Shop:
     return Shop(books, up.facts["command_url"], up.facts["read_url"], SKUS, WAREHOUSES, draw)
-
-
-@asynccontextmanager
-async def customers_in(shop: Shop) -> AsyncIterator[None]:
-    """Customers for as long as the block lasts, and until they have had their last answer."""
-    shopping = asyncio.create_task(shop.run(CUSTOMERS))
-    try:
-        yield
-    finally:
-        shop.stop.set()
-        await shopping
 
 
 async def commands_answered(books: Books, number: int) -> None:
@@ -87,7 +74,7 @@ async def test_whoever_is_killed_the_books_are_right(data_dir: Path) -> None:
     with stockhold_up(data_dir, *PROCESSES) as up:
         shop = open_shop(up, books, draw)
         await shop.open(units=300)
-        async with customers_in(shop):
+        async with shop.busy(CUSTOMERS):
             for victim in VICTIMS:
                 await commands_answered(books, draw.randint(20, 120))
                 await kill(data_dir, victim)
@@ -97,7 +84,7 @@ async def test_whoever_is_killed_the_books_are_right(data_dir: Path) -> None:
         await views_have_all(up)
         # And the whole of it at once.
         shop = open_shop(up, books, draw)
-        async with customers_in(shop):
+        async with shop.busy(CUSTOMERS):
             await commands_answered(books, draw.randint(20, 120))
             up.process.kill()
             up.process.wait()
@@ -105,7 +92,7 @@ async def test_whoever_is_killed_the_books_are_right(data_dir: Path) -> None:
     with stockhold_up(data_dir, *PROCESSES) as up:
         await check_and_settle(books, up)
         shop = open_shop(up, books, draw)
-        async with customers_in(shop):
+        async with shop.busy(CUSTOMERS):
             await commands_answered(books, 50)
         await check_and_settle(books, up)
         await views_have_all(up)
