@@ -23,4 +23,4 @@ def parts_of(moves: Sequence[tuple[str, str, int]]) -> list[Part]:
     """The parts of a command that moves these (sku, warehouse, quantity): the first one names them all."""
     allocations = tuple(Allocated(sku, warehouse, quantity) for sku, warehouse, quantity in moves)
     of = len(moves)
-    return [Part(number, of, allocations if number == 1 else ()) for number in range(1, of + 1)]
+    return [Part(1, of, allocations), *(Part(number, of) for number in range(2, of + 1))] if of else []

@@ -84,7 +84,7 @@ class Reservation:
 
     def moment(self, now: datetime) -> datetime:
         """``now``, but never before the last event of any of its items."""
-        return max((self.item_of(hold).at(now) for hold in self.holds), default=now)
+        return max([item.moment(now) for item in self.items.values()], default=now)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,7 +191,7 @@ def _expiry(command: CreateReservation, items: Sequence[StockItem], now: datetim
     if command.ttl_seconds is None:
         return None
     ttl_s = command.ttl_seconds or min([item.figures.policy.hold_ttl_s for item in items])
-    return max([item.at(now) for item in items]) + timedelta(seconds=ttl_s)
+    return max([item.moment(now) for item in items]) + timedelta(seconds=ttl_s)
 
 
 # Expiring and relieving: the service's own -----------------------------------------------------------

@@ -122,6 +122,10 @@ class StockItem(Aggregate):
         self._open.expiry.advance(moment, self.holds)
         return moment
 
+    def moment(self, now: datetime) -> datetime:
+        """When an event that is triggered at ``now`` occurs: never before the item's last."""
+        return max(now, self._modified_on)
+
     def due_units(self, now: datetime) -> int:
         """Reserved units whose holds have ended by ``now`` without having been released."""
         self.at(now)
@@ -305,12 +309,14 @@ class StockItem(Aggregate):
         if quantity > self._free:
             available = max(0, self.promisable(now))
             raise InsufficientStock([Shortage(self.sku, quantity, available, self.warehouse)])
-        self._trigger_part(
+        self._trigger(
             Reserved,
-            reservation_id,
-            part,
             now,
             origin,
+            reservation_id=reservation_id,
+            part=part.number,
+            parts=part.of,
+            allocations=part.allocations,
             order_id=order_id,
             quantity=quantity,
             expires_at=expires_at,
