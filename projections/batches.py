@@ -50,6 +50,13 @@ class DeadLetter(NamedTuple):
     error: str
 
 
+def dead_letter(row: LogRow, error: str) -> DeadLetter:
+    """``row`` is the next of its stream, and cannot be applied."""
+    # An error may quote what made it one, and PostgreSQL takes no NUL and no lone surrogate.
+    storable = error.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
+    return DeadLetter(row.stream, row.version, row.position, row.topic, storable)
+
+
 @dataclass(slots=True)
 class Named:
     """The rows that a batch names. Items in key order, in which their watermarks are locked."""
@@ -111,9 +118,7 @@ class Outcome:
 
     def park(self, row: LogRow, error: str) -> None:
         """Park the stream of ``row``, which is the next of it and cannot be applied."""
-        # An error may quote what made it one, and PostgreSQL takes no NUL and no lone surrogate.
-        readable = error.replace("\x00", "\\x00").encode("utf-8", "backslashreplace").decode()
-        self.parked.append(DeadLetter(row.stream, row.version, row.position, row.topic, readable))
+        self.parked.append(dead_letter(row, error))
 
     def meet_gap(self, row: LogRow, have: int) -> bool:
         """``row`` comes after ``have`` with something missing between; true if its stream now stands still."""
@@ -130,11 +135,12 @@ def arrivals_of(rows: Iterable[LogRow], mapper: EventMapper) -> dict[str, list[A
     for row in rows:
         versions = streams.setdefault(row.stream, {})
         if row.version not in versions:
-            versions[row.version] = Arrival(row, _decoded(row, mapper))
+            versions[row.version] = Arrival(row, decoded(row, mapper))
     return {stream: [versions[version] for version in sorted(versions)] for stream, versions in streams.items()}
 
 
-def _decoded(row: LogRow, mapper: EventMapper) -> Event | UnreadableEvent:
+def decoded(row: LogRow, mapper: EventMapper) -> Event | UnreadableEvent:
+    """The event of ``row``, or why there is none."""
     try:
         event: Event = mapper.decode(row.topic, row.state)
     except UnreadableEvent as error:
@@ -247,7 +253,7 @@ def _fold_warehouse(stream: str, arrivals: Sequence[Arrival], found: Found, outc
             stands_still = outcome.meet_gap(row, version)
             break
         try:
-            after = fold_warehouse(after, _warehouse_event(event))
+            after = fold_warehouse_arrival(after, event)
         except (ImpossibleEvent, UnreadableEvent) as error:
             outcome.park(row, str(error))
             stands_still = True
@@ -260,9 +266,10 @@ def _fold_warehouse(stream: str, arrivals: Sequence[Arrival], found: Found, outc
         outcome.warehouses.append(ChangedWarehouse(after, stands_still, write))
 
 
-def _warehouse_event(event: Event | UnreadableEvent) -> WarehouseEvent:
+def fold_warehouse_arrival(before: WarehouseRow | None, event: Event | UnreadableEvent) -> WarehouseRow:
+    """The warehouse after an event as it came. Raises UnreadableEvent, ImpossibleEvent."""
     if isinstance(event, UnreadableEvent):
         raise event
     if not isinstance(event, WarehouseEvent):
         raise ImpossibleEvent(f"{event.TOPIC} is not of a warehouse")
-    return event
+    return fold_warehouse(before, event)

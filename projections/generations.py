@@ -4,6 +4,7 @@ A generation is a schema of tables, a prefix of keys in Redis, and a runner; not
 """
 
 import logging
+import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -68,18 +69,15 @@ async def current(connection: AsyncConnection) -> Generation | None:
 
 
 @asynccontextmanager
-async def changing_generations(connection: AsyncConnection, *, wait: bool = False) -> AsyncIterator[None]:
-    """Hold the lock under which generations are made and dropped. Raises RebuildRunning if it is taken and not ``wait``.
+async def changing_generations(connection: AsyncConnection) -> AsyncIterator[None]:
+    """Hold the lock under which generations are made and dropped. Raises RebuildRunning if it is taken.
 
     Whoever holds it and finds a building generation knows that its builder has died.
     """
     key = int.from_bytes(blake2b(f"{SCHEMA}.rebuild".encode(), digest_size=8).digest(), "big", signed=True)
-    if wait:
-        await connection.execute("SELECT pg_advisory_lock(%s)", [key])
-    else:
-        rows = await connection.execute("SELECT pg_try_advisory_lock(%s)", [key])
-        if await rows.fetchone() != (True,):
-            raise RebuildRunning("another rebuild is running on these views")
+    rows = await connection.execute("SELECT pg_try_advisory_lock(%s)", [key])
+    if await rows.fetchone() != (True,):
+        raise RebuildRunning("another rebuild is running on these views")
     try:
         yield
     finally:
@@ -127,10 +125,10 @@ async def point_to(connection: AsyncConnection, generation: Generation) -> None:
 
 
 async def ensure_first(connection: AsyncConnection, log_epoch: int) -> None:
-    """Make an empty generation and point to it, unless there is one already."""
+    """Make an empty generation and point to it, unless there is one already. Raises RebuildRunning."""
     if await current(connection) is not None:
         return
-    async with changing_generations(connection, wait=True):
+    async with changing_generations(connection):
         if await current(connection) is None:
             generation = await create(connection, log_epoch)
             await build_indexes(connection, generation)
@@ -148,6 +146,13 @@ def index_statements() -> list[str]:
     lines = _VIEWS.joinpath("indexes.sql").read_text(encoding="utf-8").splitlines()
     text = "\n".join(line for line in lines if not line.startswith("--"))
     return [statement.strip() for statement in text.split(";") if statement.strip()]
+
+
+def indexed_table(statement: str) -> str:
+    """The table of one of those statements."""
+    found = re.search(r"ALTER TABLE (\w+)| ON (\w+)", statement)
+    assert found is not None, statement
+    return found[1] or found[2]
 
 
 async def drop(connection: AsyncConnection, redis: Redis, generation: Generation) -> None:

@@ -9,7 +9,7 @@ from datetime import datetime
 
 from msgspec.structs import replace
 
-from domain.events import Event, PolicyChanged, Registered, StockEvent
+from domain.events import Event, PolicyChanged, Registered
 from domain.hold import Hold
 from domain.policy import Policy
 from projections.views.errors import ImpossibleEvent
@@ -49,8 +49,6 @@ class ItemFold:
 
         Raises ImpossibleEvent, and then nothing has changed.
         """
-        if not isinstance(event, StockEvent):
-            raise ImpossibleEvent(f"{event.TOPIC} is not of a stock item")
         if event.originator_version != self.version + 1:
             raise ImpossibleEvent(f"{event.originator_id}: {event.originator_version} after {self.version}")
         before, level = self.level, fold_level(self.level, event)
@@ -64,7 +62,7 @@ class ItemFold:
             self.touched.add(reservation_id)
             if (header := reservation_of(event)) is not None:
                 self.reservations.append(header)
-        elif isinstance(event, Registered | PolicyChanged):
+        elif type(event) is Registered or type(event) is PolicyChanged:
             self.policy, self.policy_version = event.policy, event.originator_version
         self.level = level
         return movement_of(event, before, level, hold)

@@ -17,7 +17,7 @@ from infra.postgres import ConnectionLost, StatementFailed
 from projections import generations
 from projections.cache_pusher import CachePusher
 from projections.follower import Follower, FollowerOptions
-from projections.generations import Generation
+from projections.generations import Generation, RebuildRunning
 from projections.postgres_views import LostLeadership, PostgresViews
 from projections.redis_views import RedisViews
 from projections.row_reader import RowReader
@@ -68,7 +68,7 @@ async def run_projector(
         ringer = asyncio.create_task(_ring_at_stop(bell, stop))
         try:
             while not stop.is_set():
-                with suppress(*AWAY):
+                with suppress(*AWAY, RebuildRunning):
                     await _match(running, await _live(servers), servers, options)
                 if not announced and running and all(one.ready.is_set() for one in running.values()):
                     announced = True

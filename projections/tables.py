@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import datetime
+from decimal import Decimal
 from operator import attrgetter
 from typing import Any
 
@@ -14,7 +15,7 @@ from domain.policy import Policy
 from domain.values import ReleaseReason
 from infra.documents import encode
 from projections.binary import BOOL, INT8, JSON, NUMERIC, SEVEN, TEXT, TIME, Column, Kind, Table
-from projections.views.movements import Movement
+from projections.views.movements import Movement, MovementType
 from projections.views.reservations import ReservationRow, due_at
 from projections.views.stock_levels import Level
 from projections.views.warehouses import WarehouseRow
@@ -30,6 +31,9 @@ _KINDS: dict[object, Kind] = {
     datetime: TIME,
     datetime | None: TIME,
     ReleaseReason | None: TEXT,
+    MovementType: TEXT,
+    tuple[int, ...]: SEVEN,
+    Decimal | None: NUMERIC,
 }
 
 
@@ -47,6 +51,8 @@ def _columns_of(struct: type[msgspec.Struct], names: Sequence[str]) -> dict[str,
 
 
 _LEVEL_FIELDS = Level.__struct_fields__
+_MOVEMENT_FIELDS = Movement.__struct_fields__[:-2]
+"""All but the reference, which takes two columns, and the metadata, which are JSON."""
 _HOLD_FIELDS = tuple(name for name in Hold.__struct_fields__ if name != "shipments")
 
 STOCK_LEVELS = _table("stock_levels", **_columns_of(Level, _LEVEL_FIELDS), revision=INT8)
@@ -60,28 +66,9 @@ RESERVATIONS = _table(
 )
 MOVEMENTS = _table(
     "movements",
-    version=INT8,
-    at=TIME,
-    quantity=INT8,
-    **_columns(TEXT, "sku", "warehouse", "type"),
-    before=SEVEN,
-    after=SEVEN,
-    **_columns(
-        TEXT,
-        "actor",
-        "correlation_id",
-        "reason",
-        "reservation_id",
-        "order_id",
-        "reference_type",
-        "reference_id",
-        "note",
-        "lot",
-        "supplier",
-    ),
+    **_columns_of(Movement, _MOVEMENT_FIELDS),
+    **_columns(TEXT, "reference_type", "reference_id"),
     metadata=JSON,
-    unit_cost=NUMERIC,
-    idempotency_key=TEXT,
 )
 WAREHOUSES = _table(
     "warehouses",
@@ -148,30 +135,11 @@ def hold_from(row: Row) -> Hold:
 
 
 def movement_row(movement: Movement) -> Row:
-    reference, metadata = movement.reference, movement.metadata
-    return (
-        movement.version,
-        movement.at,
-        movement.quantity,
-        movement.sku,
-        movement.warehouse,
-        movement.type,
-        movement.before,
-        movement.after,
-        movement.actor,
-        movement.correlation_id,
-        movement.reason,
-        movement.reservation_id,
-        movement.order_id,
-        reference.type if reference is not None else None,
-        reference.id if reference is not None else None,
-        movement.note,
-        movement.lot,
-        movement.supplier,
-        encode(metadata) if metadata is not None else None,
-        movement.unit_cost,
-        movement.idempotency_key,
-    )
+    *values, reference, metadata = astuple(movement)
+    if reference is None and metadata is None:
+        return (*values, None, None, None)
+    names = (None, None) if reference is None else (reference.type, reference.id)
+    return (*values, *names, None if metadata is None else encode(metadata))
 
 
 def warehouse_row(row: WarehouseRow, revision: int, stale: bool) -> Row:

@@ -20,7 +20,6 @@ from domain.events import (
     Restocked,
     Returned,
     Shipped,
-    StockEvent,
     WrittenOff,
 )
 from domain.hold import Hold
@@ -54,10 +53,10 @@ class Movement(msgspec.Struct, frozen=True, kw_only=True):
 
     sku: str
     warehouse: str
-    version: int
-    at: datetime
     type: MovementType
+    version: int
     quantity: int
+    at: datetime
     before: tuple[int, ...]
     after: tuple[int, ...]
     actor: str
@@ -65,13 +64,13 @@ class Movement(msgspec.Struct, frozen=True, kw_only=True):
     reason: str | None = None
     reservation_id: str | None = None
     order_id: str | None = None
-    reference: Reference | None = None
     note: str | None = None
-    metadata: dict[str, Any] | None = None
-    unit_cost: Decimal | None = None
     lot: str | None = None
     supplier: str | None = None
     idempotency_key: str | None = None
+    unit_cost: Decimal | None = None
+    reference: Reference | None = None
+    metadata: dict[str, Any] | None = None
 
     @property
     def movement_id(self) -> str:
@@ -79,28 +78,29 @@ class Movement(msgspec.Struct, frozen=True, kw_only=True):
         return f"{stock_stream(self.sku, self.warehouse)}#{self.version}"
 
 
-def movement_of(event: StockEvent, before: Level | None, after: Level, hold: Hold | None) -> Movement | None:
+def movement_of(event: Event, before: Level | None, after: Level, hold: Hold | None) -> Movement | None:
     """What ``event`` moved between the two levels; ``None`` if it is of a kind that moves nothing.
 
     ``hold`` is the hold that the event touched, if any: it knows the order, which most events do not name.
     """
-    kind = _TYPES.get(type(event))
-    if kind is None:
+    says = _SAYS.get(type(event))
+    if says is None:
         return None
+    kind, quantity, reason = says(event)
     origin = event.origin
-    receipt = event if isinstance(event, Restocked) else _NO_RECEIPT
+    receipt = event if type(event) is Restocked else _NO_RECEIPT
     return Movement(
         sku=after.sku,
         warehouse=after.warehouse,
         version=event.originator_version,
         at=event.timestamp,
-        type=kind(event),
-        quantity=_quantity(event),
+        type=kind,
+        quantity=quantity,
         before=before.buckets if before is not None else NOTHING,
         after=after.buckets,
         actor=origin.actor,
         correlation_id=origin.correlation_id,
-        reason=_reason(event),
+        reason=reason,
         reservation_id=hold.reservation_id if hold is not None else None,
         order_id=hold.order_id if hold is not None else getattr(event, "order_id", None),
         reference=origin.reference,
@@ -121,36 +121,29 @@ class _NoReceipt(msgspec.Struct, frozen=True):
 
 _NO_RECEIPT = _NoReceipt()
 
-
-def _quantity(event: Any) -> int:
-    if isinstance(event, Adjusted):
-        return event.delta
-    if isinstance(event, Counted):
-        return event.variance
-    quantity: int = event.quantity
-    return quantity
+_Said = tuple[MovementType, int, str | None]
+"""Kind, quantity, reason."""
 
 
-def _reason(event: StockEvent) -> str | None:
-    if isinstance(event, Released | Adjusted):
-        return event.reason
-    return event.condition if isinstance(event, Returned) else None
+def _plain(kind: MovementType) -> Callable[[Any], _Said]:
+    return lambda event: (kind, event.quantity, None)
 
 
-def _always(kind: MovementType) -> Callable[[Any], MovementType]:
-    return lambda _event: kind
+def _released(event: Released) -> _Said:
+    kind = MovementType.RELEASE if event.bucket is Bucket.RESERVED else MovementType.REFUND
+    return kind, event.quantity, event.reason
 
 
-_TYPES: dict[type[Event], Callable[[Any], MovementType]] = {
-    Restocked: _always(MovementType.RECEIPT),
-    Reserved: _always(MovementType.RESERVATION),
-    Committed: _always(MovementType.SALE),
-    Released: lambda event: MovementType.RELEASE if event.bucket is Bucket.RESERVED else MovementType.REFUND,
-    Shipped: _always(MovementType.SHIPMENT),
-    Returned: _always(MovementType.RETURN),
-    Adjusted: _always(MovementType.ADJUSTMENT),
-    Counted: _always(MovementType.COUNT),
-    Damaged: _always(MovementType.DAMAGE),
-    Repaired: _always(MovementType.REPAIR),
-    WrittenOff: _always(MovementType.WRITE_OFF),
+_SAYS: dict[type[Event], Callable[[Any], _Said]] = {
+    Restocked: _plain(MovementType.RECEIPT),
+    Reserved: _plain(MovementType.RESERVATION),
+    Committed: _plain(MovementType.SALE),
+    Released: _released,
+    Shipped: _plain(MovementType.SHIPMENT),
+    Returned: lambda event: (MovementType.RETURN, event.quantity, event.condition),
+    Adjusted: lambda event: (MovementType.ADJUSTMENT, event.delta, event.reason),
+    Counted: lambda event: (MovementType.COUNT, event.variance, None),
+    Damaged: _plain(MovementType.DAMAGE),
+    Repaired: _plain(MovementType.REPAIR),
+    WrittenOff: _plain(MovementType.WRITE_OFF),
 }

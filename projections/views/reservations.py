@@ -14,13 +14,11 @@ from domain.events import (
     Committed,
     Event,
     Extended,
-    HoldEvent,
     Released,
     RequestedLine,
     Reserved,
     Returned,
     Shipped,
-    StockEvent,
 )
 from domain.hold import Hold, Shipment
 from domain.values import Bucket, HoldKind, ReleaseReason, split_stock_stream
@@ -48,7 +46,7 @@ class ReservationRow(msgspec.Struct, frozen=True, kw_only=True):
 
 def reservation_of(event: Event) -> ReservationRow | None:
     """The header that ``event`` carries: it is part 1 of a create, or there is none."""
-    if not isinstance(event, Reserved) or event.request is None:
+    if type(event) is not Reserved or event.request is None:
         return None
     request = event.request
     return ReservationRow(
@@ -68,8 +66,9 @@ def reservation_of(event: Event) -> ReservationRow | None:
 
 def hold_named_by(event: Event) -> str | None:
     """The reservation whose hold ``event`` touches, if it touches one."""
-    if isinstance(event, HoldEvent | Returned):
-        return event.reservation_id
+    if type(event) is Reserved or type(event) in _FOLDS:
+        named: str | None = event.reservation_id  # type: ignore[attr-defined]  # every class of the table has it
+        return named
     return None
 
 
@@ -78,9 +77,9 @@ def due_at(hold: Hold | None) -> datetime | None:
     return hold.expires_at if hold is not None and hold.active > 0 else None
 
 
-def fold_hold(hold: Hold | None, event: StockEvent) -> Hold:
+def fold_hold(hold: Hold | None, event: Event) -> Hold:
     """``hold`` after ``event``, which names it; ``None`` before its ``Reserved``. Raises ImpossibleEvent."""
-    if isinstance(event, Reserved):
+    if type(event) is Reserved:
         if hold is not None:
             raise ImpossibleEvent(f"{event.reservation_id} holds {event.originator_id} a second time")
         return _reserved(event)
@@ -90,7 +89,7 @@ def fold_hold(hold: Hold | None, event: StockEvent) -> Hold:
     if fold is None:
         raise ImpossibleEvent(f"{event.TOPIC} does nothing to a hold")
     after = replace(hold, version=event.originator_version, **fold(hold, event))
-    if min(after.active, after.committed) < 0 or after.returned > after.shipped:
+    if after.active < 0 or after.committed < 0 or after.returned > after.shipped:
         raise ImpossibleEvent(f"{event.originator_id} at {event.originator_version}: more than the hold has")
     return after
 

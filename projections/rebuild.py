@@ -1,0 +1,208 @@
+"""Blue/green: a new generation of every view beside the one that is read, then one move of the pointer."""
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Final
+
+import psycopg
+from psycopg import AsyncConnection, sql
+
+from infra.event_store.log_reader import LogReader
+from projections import generations
+from projections.bulk import Filled, Part, fill_part, part_bounds, prepare_worker
+from projections.generations import Generation
+from projections.projector import Servers, run_follower
+from projections.redis_views import RedisViews
+from projections.row_reader import RowReader
+
+logger = logging.getLogger(__name__)
+
+EVENTS_PER_PART: Final = 25_000
+"""Small enough for the bar to move, and for the processes to finish at about the same time."""
+POLL_S: Final = 0.05
+
+VIEWS: Final = ("stock-levels", "reservations", "movements", "warehouses")
+"""What a rebuild may be asked for. They share a watermark per item, so they are always rebuilt together."""
+
+Verify = Callable[[Generation], Awaitable[None]]
+Progress = Callable[[str, int, int], None]
+"""(step, done, of): events while filling, indexes while indexing, positions while following."""
+
+
+def _no_progress(_step: str, _done: int, _of: int) -> None:
+    """Nobody is looking."""
+
+
+@dataclass(frozen=True)
+class Rebuilt:
+    """What a rebuild came to. ``seconds`` from the head of the log to the move of the pointer."""
+
+    generation: Generation
+    events: int
+    dead_letters: int
+    fill_s: float
+    index_s: float
+    seconds: float
+
+
+async def rebuild(
+    servers: Servers,
+    *,
+    jobs: int | None = None,
+    verify: Verify | None = None,
+    progress: Progress = _no_progress,
+) -> Rebuilt:
+    """Build a generation from the log, let it catch up, check it, and point the readers to it.
+
+    Reads go on all the while. Raises RebuildRunning if another one is under way, and whatever ``verify``
+    raises; then the pointer stays where it is and the new generation is dropped.
+    """
+    jobs = jobs or os.cpu_count() or 1
+    started_s = time.monotonic()
+    async with (
+        await generations.connect(servers.read_model_url) as connection,
+        generations.changing_generations(connection),
+    ):
+        await generations.drop_orphans(connection, servers.redis)
+        head, epoch = await _head(servers)
+        generation = await generations.create(connection, epoch)
+        try:
+            filled = await _fill(servers, generation, head, jobs, progress)
+            filled_s = time.monotonic()
+            await _index(servers, generation, jobs, progress)
+            indexed_s = time.monotonic()
+            await _set_cursor(connection, generation, head)
+            await generations.make_live(connection, generation)
+            async with _following(servers, generation):
+                await _caught_up(servers, generation, progress)
+                if verify is not None:
+                    await verify(generation)
+        except BaseException:
+            with suppress(psycopg.Error):  # whatever is left of it is dropped by the next run
+                await generations.drop(connection, servers.redis, generation)
+            raise
+        await generations.point_to(connection, generation)
+    return Rebuilt(
+        generation=generation,
+        events=sum(part.events for part in filled),
+        dead_letters=sum(part.dead_letters for part in filled),
+        fill_s=filled_s - started_s,
+        index_s=indexed_s - filled_s,
+        seconds=time.monotonic() - started_s,
+    )
+
+
+async def retire(servers: Servers) -> list[Generation]:
+    """Drop every generation but the one that is read; those dropped. Raises RebuildRunning."""
+    async with (
+        await generations.connect(servers.read_model_url) as connection,
+        generations.changing_generations(connection),
+    ):
+        kept = await generations.current(connection)
+        dropped = [each for each in await generations.generations(connection) if kept is not None and each != kept]
+        for generation in dropped:
+            await generations.drop(connection, servers.redis, generation)
+        await generations.drop_orphans(connection, servers.redis)
+    return dropped
+
+
+async def _head(servers: Servers) -> tuple[int, int]:
+    log = await LogReader.connect(servers.event_store_url, timeout_s=servers.connect_timeout_s)
+    try:
+        return await log.head(), await log.epoch()
+    finally:
+        await log.close()
+
+
+async def _fill(servers: Servers, generation: Generation, head: int, jobs: int, progress: Progress) -> list[Filled]:
+    """Fold the log up to ``head`` into the generation's tables, in ``jobs`` processes."""
+    with psycopg.connect(servers.event_store_url) as connection:
+        bounds = part_bounds(connection, head, max(1, head // EVENTS_PER_PART))
+    revision = time.time_ns() // 1_000
+    parts = [
+        Part(servers.event_store_url, servers.read_model_url, generation.schema, low, high, head, revision)
+        for low, high in bounds
+    ]
+    filled: list[Filled] = []
+    progress("filling", 0, head)
+    with ProcessPoolExecutor(
+        min(jobs, len(parts)), mp_context=multiprocessing.get_context("spawn"), initializer=prepare_worker
+    ) as pool:
+        loop = asyncio.get_running_loop()
+        for done in asyncio.as_completed([loop.run_in_executor(pool, fill_part, part) for part in parts]):
+            filled.append(await done)
+            progress("filling", sum(part.events for part in filled), head)
+    return filled
+
+
+async def _index(servers: Servers, generation: Generation, jobs: int, progress: Progress) -> None:
+    """Build keys and indexes, ``jobs`` tables at a time: those of one table would wait for each other."""
+    statements = generations.index_statements()
+    by_table: dict[str, list[str]] = {}
+    for statement in statements:
+        by_table.setdefault(generations.indexed_table(statement), []).append(statement)
+    built = 0
+    turn = asyncio.Semaphore(jobs)
+
+    async def build(table: str, of_table: list[str]) -> None:
+        nonlocal built
+        async with turn, await _connect_for_indexing(servers, generation) as connection:
+            for statement in of_table:
+                await connection.execute(statement.encode())
+                built += 1
+                progress("indexing", built, len(statements))
+            await connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(table)))
+
+    largest_first = sorted(by_table, key=lambda table: -len(by_table[table]))
+    await asyncio.gather(*(build(table, by_table[table]) for table in largest_first))
+
+
+async def _connect_for_indexing(servers: Servers, generation: Generation) -> AsyncConnection:
+    options = f"-c search_path={generation.schema} -c maintenance_work_mem=256MB -c synchronous_commit=off"
+    return await AsyncConnection.connect(servers.read_model_url, autocommit=True, options=options)
+
+
+async def _set_cursor(connection: AsyncConnection, generation: Generation, head: int) -> None:
+    await connection.execute(
+        sql.SQL("UPDATE {} SET pg_position = %s, pg_revision = %s, reconciled_position = %s").format(
+            sql.Identifier(generation.schema, "cursors")
+        ),
+        [head, time.time_ns() // 1_000, head],
+    )
+
+
+@asynccontextmanager
+async def _following(servers: Servers, generation: Generation) -> AsyncIterator[None]:
+    """Follow the log for ``generation``, unless a projector does it already; whoever leads is fine."""
+    stop = asyncio.Event()
+    follower = asyncio.create_task(run_follower(generation, servers, stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await follower
+
+
+async def _caught_up(servers: Servers, generation: Generation, progress: Progress) -> None:
+    """Wait until both stores have everything up to the head as it is now."""
+    begun, _ = await _head(servers)
+    cache = RedisViews(servers.redis, generation.redis_prefix)
+    rows = await RowReader.connect(servers.read_model_url, generation.schema)
+    try:
+        while True:
+            cursor = await rows.cursor()
+            progress("following", min(cursor.pg_position, begun), begun)
+            if cursor.pg_position >= begun:
+                filled = await cache.filled()
+                if filled is not None and filled[0] >= begun:
+                    return
+            await asyncio.sleep(POLL_S)
+    finally:
+        await rows.close()
