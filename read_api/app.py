@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Final, NamedTuple
 
 from fastapi import FastAPI
@@ -19,7 +20,7 @@ from read_api.as_of import Log, Replay
 from read_api.availability import AvailabilityDesk
 from read_api.clock import ReadClock
 from read_api.current import Current
-from read_api.database import ViewDatabase, open_pool
+from read_api.database import Pool, ViewDatabase, create_pool
 from read_api.fast_routes import fast_availability_routes
 from read_api.levels import FilledGate, LevelReader
 from read_api.metrics import ReadMetrics
@@ -63,27 +64,44 @@ def create_read_api(readers: Readers, probes: "Probes") -> ReadApi:
     return ReadApi(app, fast_availability_routes(readers.desk, readers.metrics), probes.current)
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the read API is made of; nothing of it is connected to anything yet."""
+
+    pool: Pool
+    current: Current
+    redis: RedisPipeline
+    log: Log
+    api: ReadApi
+
+
+def compose(settings: Settings, clock: ReadClock | None = None) -> Parts:
+    """The read API of the servers that ``settings`` names, unconnected."""
+    clock = clock or ReadClock()
+    pool = create_pool(settings.read_model_url, settings.postgres_pool_max, settings.statement_timeout_ms)
+    current = Current(
+        ViewDatabase(pool), settings.read_model_url, clock, interval_s=settings.warehouse_refresh_ms / 1e3
+    )
+    redis = RedisPipeline(settings.redis_url, FilledGate(current), timeout_s=settings.redis_timeout_ms / 1e3)
+    log = Log(settings.event_store_url, EventMapper(), timeout_s=settings.connect_timeout_s)
+    api = create_read_api(_readers(settings, current, clock, redis, log), Probes(current, log))
+    return Parts(pool, current, redis, log, api)
+
+
 @asynccontextmanager
 async def open_read_api(settings: Settings, clock: ReadClock | None = None) -> AsyncIterator[ReadApi]:
-    """The read API of the servers that ``settings`` names, ready to be served while the block lasts.
+    """The read API, ready to be served while the block lasts.
 
     Servers that are away do not keep it from starting: its answers say so until they are back.
     """
+    parts = compose(settings, clock)
     async with AsyncExitStack() as stack:
-        pool = await open_pool(settings.read_model_url, settings.postgres_pool_max, settings.statement_timeout_ms)
-        stack.push_async_callback(pool.close)
-        clock = clock or ReadClock()
-        current = Current(
-            ViewDatabase(pool), settings.read_model_url, clock, interval_s=settings.warehouse_refresh_ms / 1e3
-        )
-        await stack.enter_async_context(current)
-        redis = RedisPipeline(settings.redis_url, FilledGate(current), timeout_s=settings.redis_timeout_ms / 1e3)
-        stack.push_async_callback(redis.stop)
-        await redis.start()
-        log = Log(settings.event_store_url, EventMapper(), timeout_s=settings.connect_timeout_s)
-        stack.push_async_callback(log.close)
-        readers = _readers(settings, current, clock, redis, log)
-        yield create_read_api(readers, Probes(current, log))
+        await stack.enter_async_context(parts.pool)
+        await stack.enter_async_context(parts.current)
+        stack.push_async_callback(parts.redis.stop)
+        await parts.redis.start()
+        stack.push_async_callback(parts.log.close)
+        yield parts.api
 
 
 def _readers(settings: Settings, current: Current, clock: ReadClock, redis: RedisPipeline, log: Log) -> Readers:

@@ -39,9 +39,9 @@ async def _configure(connection: psycopg.AsyncConnection[Any]) -> None:
     connection.adapters.register_loader("json", _JsonAsSent)
 
 
-async def open_pool(url: str, size_max: int, statement_timeout_ms: int) -> Pool:
-    """A pool that connects in the background, and gives a caller no longer than a second of waiting."""
-    pool: Pool = AsyncConnectionPool(
+def create_pool(url: str, size_max: int, statement_timeout_ms: int) -> Pool:
+    """A pool, to be opened, that connects in the background and lets a caller wait no longer than a second."""
+    return AsyncConnectionPool(
         url,
         min_size=1,
         max_size=size_max,
@@ -54,8 +54,6 @@ async def open_pool(url: str, size_max: int, statement_timeout_ms: int) -> Pool:
             "application_name": "stockhold-read-api",
         },
     )
-    await pool.open()
-    return pool
 
 
 class ViewDatabase:

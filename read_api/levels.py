@@ -221,7 +221,8 @@ def fresh_enough(found: Mapping[str, SkuLevels], versions: Mapping[Item, int]) -
         header = None if value is None else split_level(value)[0]
         if header is not None and header.stale:
             raise stands_still(item)
-        fresh = fresh and header is not None and header.version >= version
+        # What was never registered is at version 0.
+        fresh = fresh and (header.version if header is not None else 0) >= version
     return fresh
 
 

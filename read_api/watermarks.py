@@ -33,7 +33,8 @@ class _Waiter:
             if item in seen and seen[item][1]:
                 self.fail(stands_still(item))
                 return
-        if all(item in seen and seen[item][0] >= version for item, version in self.versions.items()):
+        # What was never registered is at version 0.
+        if all(seen.get(item, (0, False))[0] >= version for item, version in self.versions.items()):
             self.done.set_result(None)
         elif now_s >= self.deadline_s:
             self.fail(not_fresh_enough(self.versions))

@@ -93,6 +93,12 @@ async def test_what_is_fresh_enough_answers_at_once_and_an_unknown_thing_is_stil
             assert (await world.get(target)).status == expected, target
 
 
+async def test_version_zero_is_there_before_anything_is(patient_world):
+    await patient_world.show()
+    assert await patient_world.problem("/v1/stock/A/W1?min_version=W1:0") == (404, "unknown-stock-item")
+    assert await patient_world.items("/v1/reservations?min_version=A@W1:0") == []
+
+
 async def test_several_versions_are_all_waited_for(world):
     world.shop.stocked("A", "W1", 10)
     world.shop.stocked("A", "W2", 10)
