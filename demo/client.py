@@ -59,6 +59,13 @@ class Client:
         self._urls = urls
         self.commands_repeated = 0
 
+    async def greet(self) -> None:
+        """Raises DemoError at once if one of the APIs does not answer: nobody waits a minute for a mistyped address."""
+        for url in self._urls:
+            answer = await self._attempt(Request("GET", f"{url}/healthz", {}, None, 0.0))
+            if answer.status != OK:
+                raise DemoError(f"{url} does not answer: {answer.body.decode()}", NOT_REACHABLE)
+
     async def command(self, method: str, path: str, body: object, key: str) -> Answer:
         """Repeated with the same idempotency key, so that it happens once however often it is sent."""
         headers = {"Idempotency-Key": key, **JSON}

@@ -86,6 +86,7 @@ def _perform(stack: Stack, script: Script, reporter: Reporter, began: float) -> 
 async def _play(urls: Urls, script: Script, reporter: Reporter) -> Played:
     ledger, timings = Ledger(), Timings()
     async with connected(urls) as client:
+        await client.greet()
         driver = Driver(client, ledger, timings)
         with reporter.stage("Opening stores", len(script.warehouses)) as bar:
             await driver.open_stores(script.warehouses, bar)

@@ -1,23 +1,31 @@
 """`stockhold demo` on the real stack, as a newcomer would call it."""
 
 import json
+import os
 import subprocess
-import sys
 
 import pytest
 
+from tests.support import STOCKHOLD, stockhold_up
+
 ORDERS = 200
+SERVER_URLS = ("event_store_url", "read_model_url", "redis_url")
 
 
-@pytest.fixture(scope="module")
-def demo():
+def run_demo(*words, **environment):
     return subprocess.run(
-        [sys.executable, "-m", "infra.cli.main", "demo", "--orders", str(ORDERS), "--seed", "7", "--json"],
+        [*STOCKHOLD, "demo", *words],
         capture_output=True,
         text=True,
         timeout=110,
         check=False,
+        env={**os.environ, **environment},
     )
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return run_demo("--orders", str(ORDERS), "--seed", "7", "--json")
 
 
 @pytest.fixture(scope="module")
@@ -58,3 +66,24 @@ def test_it_says_how_long_things_took(report):
 def test_one_item_tells_its_story(demo, report):
     assert "The story of" in demo.stderr
     assert "A delivery brings" in demo.stderr
+
+
+def test_a_running_stack_can_be_played_on_again_and_again(data_dir):
+    with stockhold_up(data_dir) as up:
+        servers = {f"STOCKHOLD_{name.upper()}": up.facts[name] for name in SERVER_URLS}
+        urls = ("--command-url", up.facts["command_url"], "--read-url", up.facts["read_url"])
+        runs = [run_demo("--orders", "10", "--json", *urls, **servers) for _ in range(2)]
+    reports = [json.loads(run.stdout.splitlines()[-1]) for run in runs]
+    assert [run.returncode for run in runs] == [0, 0], runs[1].stderr
+    assert [report["differing"] for report in reports] == [0, 0]
+    assert reports[1]["log_events"] == reports[0]["events"] + reports[1]["events"]
+
+
+def test_a_stack_that_is_not_there_is_not_reachable():
+    run = run_demo("--orders", "5", "--command-url", "http://127.0.0.1:9", "--read-url", "http://127.0.0.1:9")
+    assert run.returncode == 3
+    assert "http://127.0.0.1:9 does not answer" in run.stderr
+
+
+def test_half_of_a_running_stack_is_wrong_usage():
+    assert run_demo("--command-url", "http://127.0.0.1:9").returncode == 2

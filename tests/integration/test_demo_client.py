@@ -83,4 +83,7 @@ async def test_nobody_there(unused_tcp_port, monkeypatch):
     url = f"http://127.0.0.1:{unused_tcp_port}"
     async with connected(Urls(url, url)) as client:
         answer = await client.command("POST", "/v1/reservations", {}, "key")
+        with pytest.raises(DemoError, match=url) as error:
+            await client.greet()
     assert answer.status == UNAVAILABLE
+    assert error.value.exit_code == NOT_REACHABLE
