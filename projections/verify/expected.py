@@ -4,6 +4,7 @@ Rows are dicts by column, as the tables name them.
 """
 
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Final
 
 import msgspec
@@ -14,7 +15,6 @@ from domain.events import (
     Counted,
     Damaged,
     Event,
-    HoldEvent,
     Released,
     Repaired,
     Reserved,
@@ -23,7 +23,6 @@ from domain.events import (
     Shipped,
     WrittenOff,
 )
-from domain.figures import Figures
 from domain.hold import Hold
 from domain.policy import stock_status
 from domain.reservation import ReservationHeader
@@ -120,6 +119,8 @@ HEADER_COLUMNS: Final = (
     "choices",
 )
 
+_buckets = attrgetter(*BUCKETS)
+
 
 def plain(value: Any) -> Any:
     """``value`` as its JSON reads."""
@@ -198,18 +199,6 @@ def level_head(replay: ItemReplay) -> dict[str, Any]:
     }
 
 
-def buckets(figures: Figures) -> list[int]:
-    return [
-        figures.on_hand,
-        figures.reserved,
-        figures.committed,
-        figures.damaged,
-        figures.quarantined,
-        figures.in_transit,
-        figures.incoming,
-    ]
-
-
 def moves(event: Event) -> bool:
     """Whether ``event`` has a row of ``movements``."""
     return type(event) in _TYPES
@@ -224,12 +213,12 @@ def movement_row(event: Any, replay: ItemReplay) -> tuple[Any, ...]:
         event.timestamp,
         _quantity(event),
         "REFUND" if kind is Released and event.bucket is Bucket.COMMITTED else _TYPES[kind],
-        buckets(replay.before),
-        buckets(replay.item.figures),
+        list(_buckets(replay.before)),
+        list(_buckets(replay.item.figures)),
         origin.actor,
         origin.correlation_id,
         _reason(event),
-        event.reservation_id if isinstance(event, HoldEvent | Returned) else None,
+        event.reservation_id if hold is not None else None,
         hold.order_id if hold is not None else event.order_id if kind is Returned else None,
         origin.reference.type if origin.reference else None,
         origin.reference.id if origin.reference else None,
@@ -249,10 +238,11 @@ def _quantity(event: Any) -> Any:
     return event.variance if type(event) is Counted else event.quantity
 
 
-def _reason(event: Any) -> str | None:
-    if isinstance(event, Released | Adjusted):
+def _reason(event: Any) -> Any:
+    kind = type(event)
+    if kind is Released or kind is Adjusted:
         return event.reason
-    return event.condition if isinstance(event, Returned) else None
+    return event.condition if kind is Returned else None
 
 
 def hold_row(hold: Hold) -> tuple[Any, ...]:

@@ -113,9 +113,9 @@ def connect(url: str, schema: str) -> psycopg.Connection[Any]:
 def cursor_rows(connection: psycopg.Connection[Any], name: str, query: str, params: Sequence[Any]) -> Iterator[Any]:
     """The rows of ``query``, a page at a time; its transaction must stay open until the last one."""
     with connection.cursor(name, binary=True) as cursor:
-        cursor.itersize = FETCHED_ROWS
         cursor.execute(query, params)
-        yield from cursor
+        while rows := cursor.fetchmany(FETCHED_ROWS):
+            yield from rows
 
 
 class LogChunk:

@@ -6,6 +6,7 @@ events: sums are kept apart from the aggregate's, and a promise is held against 
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from operator import attrgetter
 from typing import Any, Final
 
 from domain.events import (
@@ -14,11 +15,11 @@ from domain.events import (
     Counted,
     Event,
     Extended,
-    HoldEvent,
     Registered,
     Released,
     Reserved,
     Returned,
+    Shipped,
     StockEvent,
     WarehouseCreated,
     WarehouseEvent,
@@ -35,6 +36,10 @@ Complain = Callable[[str, str], None]
 
 BUCKETS: Final = ("on_hand", "reserved", "committed", "damaged", "quarantined", "in_transit", "incoming")
 COUNTERS: Final = ("sold", "returned", "lost")
+_quantities = attrgetter(*BUCKETS, *COUNTERS)
+
+
+_OF_HOLDS: Final = frozenset({Reserved, Committed, Released, Extended, Shipped, Returned})
 
 
 class Broken(Exception):
@@ -160,10 +165,10 @@ class ItemReplay(_Replay):
     # Checks --------------------------------------------------------------------------------------
 
     def _check_before(self, event: Event) -> None:
-        if isinstance(event, HoldEvent | Returned):
+        if type(event) in _OF_HOLDS:
             self._check_part(event)
             self._check_time(event)
-        elif isinstance(event, Counted):
+        elif type(event) is Counted:
             present = self.item.figures.on_hand
             if (event.expected, event.variance) != (present, event.counted - present):
                 self.wrong(f"a count expected {event.expected} and varied by {event.variance}; {present} were there")
@@ -175,35 +180,42 @@ class ItemReplay(_Replay):
             self.wrong(f"is part {event.part} of {event.parts} with {len(event.allocations)} allocations")
         elif event.parts == 1 and of_hold and event.allocations != (self._moved(event),):
             self.wrong(f"moved {self._moved(event)}, its command {event.allocations}")
-        if isinstance(event, Reserved) and (event.request is not None) is not (event.part == 1):
+        if type(event) is Reserved and (event.request is not None) is not (event.part == 1):
             self.wrong(f"part {event.part} {'lacks' if event.part == 1 else 'has'} the request")
 
     def _moved(self, event: Any) -> Allocated:
-        if isinstance(event, Extended):
+        if type(event) is Extended:
             hold = self.item.holds.get(event.reservation_id)
             return Allocated(self.item.sku, self.item.warehouse, hold.active if hold is not None else 0)
         return Allocated(self.item.sku, self.item.warehouse, event.quantity)
 
     def _check_time(self, event: Any) -> None:
         """A hold ends at its instant: nothing is paid or extended from then on, and nothing expires before."""
-        hold = self.item.holds.get(event.reservation_id)
-        due = hold is not None and hold.is_due(event.timestamp)
-        if isinstance(event, Committed | Extended) and due:
-            self.wrong(f"{event.reservation_id} had expired when it was {event.TOPIC.rpartition('.')[2]}")
-        elif isinstance(event, Released):
-            expired = event.reason is ReleaseReason.EXPIRED
-            if expired and not due:
-                self.wrong(f"{event.reservation_id} was released as expired before its end")
-            if expired and event.bucket is not Bucket.RESERVED:
+        kind, ends = type(event), False
+        if kind is Reserved:
+            ends = event.expires_at is not None and event.expires_at <= event.timestamp
+        elif kind is Committed or kind is Extended:
+            if self._is_due(event):
+                self.wrong(f"{event.reservation_id} had expired when it was {event.TOPIC.rpartition('.')[2]}")
+            ends = kind is Extended and event.expires_at <= event.timestamp
+        elif kind is Released and event.reason is ReleaseReason.EXPIRED:
+            if event.bucket is not Bucket.RESERVED:
                 self.wrong(f"paid units of {event.reservation_id} expired")
-        if isinstance(event, Reserved | Extended) and event.expires_at and event.expires_at <= event.timestamp:
+            elif not self._is_due(event):
+                self.wrong(f"{event.reservation_id} was released as expired before its end")
+        if ends:
             self.wrong(f"{event.reservation_id} ended before it began")
+
+    def _is_due(self, event: Any) -> bool:
+        hold = self.item.holds.get(event.reservation_id)
+        return hold is not None and hold.is_due(event.timestamp)
 
     def _check_after(self, event: Event) -> None:
         figures = self.item.figures
-        for name in (*BUCKETS, *COUNTERS):
-            if not 0 <= getattr(figures, name) <= MAX_QUANTITY:
-                self.wrong(f"{name} is {getattr(figures, name)}")
+        quantities = _quantities(figures)
+        if min(quantities) < 0 or max(quantities) > MAX_QUANTITY:
+            named = zip((*BUCKETS, *COUNTERS), quantities, strict=True)
+            self.wrong(", ".join(f"{name} is {value}" for name, value in named if not 0 <= value <= MAX_QUANTITY))
         if figures.reserved != self._active:
             self.wrong(f"{figures.reserved} reserved, {self._active} in active holds")
         if figures.committed != self._committed:

@@ -46,12 +46,10 @@ class Report:
         """One row, field by field: what differs is one difference."""
         self.rows += 1
         if found != expected:
-            wrong = [
-                f"{name} is {found.get(name)!r}, not {value!r}"
-                for name, value in expected.items()
-                if found.get(name) != value or name not in found
-            ]
-            wrong += [f"{name} should not be there" for name in found.keys() - expected.keys()]
+            wrong = [f"{name} is not there" for name in expected if name not in found]
+            wrong += [f"{name} should not be there" for name in found if name not in expected]
+            both = ((name, value, expected[name]) for name, value in found.items() if name in expected)
+            wrong += [f"{name} is {value!r}, not {wanted!r}" for name, value, wanted in both if value != wanted]
             self.difference(where, "; ".join(wrong))
 
     def as_json(self) -> dict[str, Any]:
