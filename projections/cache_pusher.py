@@ -55,7 +55,7 @@ class CachePusher:
         self._accepting = False
         self._missed = False
         self._wake = asyncio.Event()
-        self._stopping = False
+        self._ending = False
         self._up = CACHE_UP.labels(generation)
         self._refills = CACHE_REFILLS.labels(generation)
         self._catch_ups = CACHE_CATCH_UPS.labels(generation)
@@ -75,9 +75,10 @@ class CachePusher:
         self._wake.set()
 
     async def run(self) -> None:
-        """Push until :meth:`stop`, whatever happens to Redis meanwhile."""
+        """Push until :meth:`end`, whatever happens to Redis meanwhile."""
         pause_s = RETRY_S_MIN
-        while not self._stopping:
+        self._ending = False
+        while not self._ending:
             try:
                 rows = await self._connect_rows()
                 try:
@@ -96,9 +97,9 @@ class CachePusher:
                 await self._pause(pause_s)
                 pause_s = min(RETRY_S_MAX, pause_s * 2)
 
-    def stop(self) -> None:
-        """End :meth:`run` once what is queued has been pushed (or Redis is away)."""
-        self._stopping = True
+    def end(self) -> None:
+        """End :meth:`run` once what is queued has been pushed, or Redis is away."""
+        self._ending = True
         self._wake.set()
 
     async def synchronise(self, rows: RowReader) -> None:
@@ -145,7 +146,7 @@ class CachePusher:
             if self._missed:
                 raise _Missed
             await self.push_queued(rows)
-            if self._stopping:
+            if self._ending:
                 return
             if not await self._woken() and await self._cache.filled() is None:
                 raise NotFilled  # nobody writes, so nobody but us would notice that it was emptied
@@ -186,7 +187,7 @@ class CachePusher:
 
     async def _pause(self, pause_s: float) -> None:
         deadline_s = time.monotonic() + pause_s
-        while not self._stopping and (left_s := deadline_s - time.monotonic()) > 0:
+        while not self._ending and (left_s := deadline_s - time.monotonic()) > 0:
             self._wake.clear()
             with suppress(TimeoutError):
                 async with asyncio.timeout(left_s):

@@ -235,13 +235,15 @@ class _Term:
             await self._drain(pushing)
             await follower.remember()
         finally:
+            # Told as well as cancelled: the Redis client may lose a cancellation.
+            self._pusher.end()
             pushing.cancel()
             with suppress(asyncio.CancelledError):
                 await pushing
 
     async def _drain(self, pushing: asyncio.Task[None]) -> None:
         """Give what is queued for Redis a little time; what it does not get now it is given at the next start."""
-        self._pusher.stop()
+        self._pusher.end()
         await asyncio.wait([pushing], timeout=DRAIN_S)
 
 
