@@ -75,6 +75,12 @@ class CacheSource:
             yield sku, warehouse
 
 
+def check_reachable(url: str) -> None:
+    """Raises redis.exceptions.ConnectionError if there is no Redis at ``url``."""
+    with redis.Redis.from_url(url, socket_timeout=10, socket_connect_timeout=10) as client:
+        client.ping()
+
+
 def _escaped(prefix: str) -> str:
     """``prefix`` as a pattern that means itself."""
     return prefix.translate({ord(sign): f"\\{sign}" for sign in "*?[]\\"})

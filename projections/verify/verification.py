@@ -15,7 +15,7 @@ from domain.stock_item import StockItemState
 from domain.values import split_stock_stream
 from infra.event_store.mapper import EventMapper, UnreadableEvent
 from projections.verify import expected
-from projections.verify.cache_source import CachedLevel, CacheSource
+from projections.verify.cache_source import CachedLevel, CacheSource, check_reachable
 from projections.verify.check import ItemCheck, ItemRows, Lookups
 from projections.verify.commands import CommandParts
 from projections.verify.log_source import LogChunk, LogSource
@@ -69,6 +69,9 @@ class Verification:
         self._cache: CacheSource | None = None
 
     def __enter__(self) -> Self:
+        """Raises psycopg.OperationalError, redis.exceptions.ConnectionError."""
+        if self._urls[2]:
+            check_reachable(self._urls[2])  # now, and not after everything else has been waited for
         with ExitStack() as opened:
             self._log = opened.enter_context(LogSource(self._urls[0]))
             self._open = opened.pop_all()
