@@ -12,7 +12,7 @@ from domain.events import Event
 from domain.hold import Hold
 from domain.values import stock_stream
 from infra.documents import encode
-from infra.event_store.log_reader import LogReader
+from infra.event_store.log_reader import LogReader, LogRow
 from infra.event_store.mapper import EventMapper, UnreadableEvent
 from infra.postgres import ConnectionLost, StatementFailed
 from projections.item_fold import ItemFold
@@ -48,16 +48,27 @@ class Log:
 
         Raises UnreadableEvent at one that cannot be read, ConnectionLost.
         """
-        after = 0
-        while True:
-            rows = await self._asked(
-                partial(LogReader.read_stream, stream=stream, after=after, upto=upto, limit=_CHUNK)
-            )
-            for row in rows:
-                yield self._mapper.decode(row.topic, row.state)
-            if len(rows) < _CHUNK:
-                return
-            after = rows[-1].version
+        coming = asyncio.create_task(self._read(stream, 0, upto))
+        try:
+            while True:
+                rows = await coming
+                more = len(rows) == _CHUNK
+                if more:
+                    # The next ones are on their way while these are folded.
+                    coming = asyncio.create_task(self._read(stream, rows[-1].version, upto))
+                for row in rows:
+                    yield self._mapper.decode(row.topic, row.state)
+                if not more:
+                    return
+                # They may be here already, and then waiting for them would let nobody else have a turn.
+                await asyncio.sleep(0)
+        finally:
+            coming.cancel()
+            # Whoever broke off does not want to know any more what became of it.
+            coming.add_done_callback(lambda read: read.cancelled() or read.exception())
+
+    async def _read(self, stream: str, after: int, upto: int | None) -> list[LogRow]:
+        return await self._asked(partial(LogReader.read_stream, stream=stream, after=after, upto=upto, limit=_CHUNK))
 
     async def head(self) -> int:
         """The position of the last event. Raises ConnectionLost."""

@@ -139,7 +139,10 @@ class Current:
         except psycopg.errors.UndefinedTable:
             # The pointer has moved and the old generation was dropped, between two looks.
             await self.refresh()
+        try:
             return await self._database.rows(self.views.schema, statement, params)
+        except psycopg.errors.UndefinedTable as error:
+            raise unavailable(_NO_VIEWS) from error
 
     async def refresh(self) -> None:
         """Look again. Whoever asks while a look is under way waits for one that begins after it, together.
@@ -155,17 +158,17 @@ class Current:
             self._succeeded = self._begun
 
     async def _refresh(self) -> None:
-        before_us = self._clock.machine_us()
         try:
+            before_us = self._clock.machine_us()
             found = await self._database.rows(VIEWS_SCHEMA, _POINTER)
-        except psycopg.errors.UndefinedTable:
-            found = []
-        after_us = self._clock.machine_us()
-        if not found:
-            raise unavailable(_NO_VIEWS)
-        at, generation, schema, prefix, partitions = found[0]
-        self._clock.observe(before_us, microseconds(at), after_us)
-        rows = await self._database.rows(schema, _WAREHOUSES)
+            after_us = self._clock.machine_us()
+            if not found:
+                raise unavailable(_NO_VIEWS)
+            at, generation, schema, prefix, partitions = found[0]
+            self._clock.observe(before_us, microseconds(at), after_us)
+            rows = await self._database.rows(schema, _WAREHOUSES)
+        except psycopg.errors.UndefinedTable as error:
+            raise unavailable(_NO_VIEWS) from error
         self.warehouses = ranked(warehouse_from(row).document() for row in rows)
         if self._views is None or self._views.generation != generation:
             self._views = Views(generation, schema, RedisKeys(prefix), partitions)

@@ -90,7 +90,12 @@ class WarehouseReader:
         conditions = list(inner)
         if query.cursor is not None:
             params["sku_after"], params["warehouse_after"] = decode_cursor(query.cursor, tuple[Sku, WarehouseCode])
-            conditions.append("(l.sku, l.warehouse) > (%(sku_after)s, %(warehouse_after)s)")
+            # Of one warehouse the SKU alone tells: only so does its index find the place.
+            conditions.append(
+                "l.sku > %(sku_after)s"
+                if params["warehouse"] is not None
+                else "(l.sku, l.warehouse) > (%(sku_after)s, %(warehouse_after)s)"
+            )
         levels = LEVELS_SHOWN.format(columns=LEVEL_COLUMNS)
         statement = _LEVELS.format(levels=levels, inner=joined(conditions), outer=joined(outer))
         found = [level_of(row) for row in await self._current.rows(statement, params)]
