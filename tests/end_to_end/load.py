@@ -28,6 +28,10 @@ ANSWER_TIMEOUT_S = 30.0
 """Longer than a command may be tried, and than a killed process takes to be back."""
 
 
+BATCH = 1_000
+"""Orders in one request at most."""
+
+
 class Unanswered(Exception):
     """The connection ended, or time ran out, before an answer came: whatever was sent may have happened or not."""
 
@@ -71,6 +75,8 @@ class Door:
         return await self.ask("PUT", target, body, key=key)
 
     async def _connected(self) -> Connection:
+        if self._connection is not None and self._connection.reader.at_eof():
+            await self.close()  # it was idle for too long, and nothing has been sent on it since
         if self._connection is None:
             host, port = self._address.hostname, self._address.port
             self._connection = Connection(*await asyncio.open_connection(host, port, limit=1 << 26))
@@ -143,8 +149,14 @@ class Entry:
 
     @property
     def answered(self) -> bool:
-        """Whether the outcome of a decision came back."""
-        return self.reply is not None and self.reply.status != 503
+        """Whether the outcome of a decision came back, and for a batch that of every item."""
+        if self.reply is None or self.reply.status == 503:
+            return False
+        return not self.is_batch or all(result["status"] != 503 for result in self.reply.json["results"])
+
+    @property
+    def is_batch(self) -> bool:
+        return self.target.endswith(":batch")
 
 
 @dataclass
@@ -231,6 +243,18 @@ class Shop:
         async with asyncio.TaskGroup() as group:
             for _ in range(customers):
                 group.create_task(self._shop(random.Random(self.draw.random())))
+
+    async def rush(self, sku: str) -> None:
+        """As many orders for one item as the batch door takes, in one request."""
+        orders = [
+            {
+                "order_id": f"{self.books.name}-rush",
+                "lines": [{"sku": sku, "warehouse": self.draw.choice(self.warehouses), "quantity": 1}],
+            }
+            for _ in range(BATCH)
+        ]
+        async with connected(self.command_url) as door:
+            await self.books.send(door, "POST", "/v1/reservations:batch", {"reservations": orders})
 
     async def _restock(self, door: Door, sku: str, code: str, units: int) -> None:
         await self.books.send(door, "POST", f"/v1/stock/{sku}/{code}/restock", {"quantity": units})

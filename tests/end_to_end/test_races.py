@@ -21,7 +21,7 @@ import pytest
 from infra.embedded.folder import DataFolder
 from infra.event_store.append_lock import append_lock_key
 from tests.command_api import Reply
-from tests.end_to_end.ledger import query, read_log, replay
+from tests.end_to_end.ledger import assert_clean, query, read_log, replay
 from tests.end_to_end.load import Door, Unanswered, connected, doors_to_each, seed, versions_of
 from tests.support import Up, eventually, eventually_async, stockhold_up
 
@@ -343,3 +343,7 @@ async def _check_all_released_once(up: Up, window: Door) -> None:
         return level.status == 200 and level.json["reserved"] == 5_001
 
     await eventually_async(seen)
+
+
+def test_after_all_that_the_views_are_the_log(up: Up) -> None:
+    assert_clean(up)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.command_api import Reply
-from tests.end_to_end.ledger import check_books, log_size, read_log, read_outcomes
+from tests.end_to_end.ledger import assert_clean, check_books, log_size, read_log, read_outcomes
 from tests.end_to_end.load import Books, Shop, connected, seed
 from tests.support import Up, eventually_async, stockhold_up
 
@@ -99,8 +99,9 @@ async def stop_under_load(up: Up, data_dir: Path) -> None:
         await eventually_async(lambda: books.unanswered, 60)
     assert await asyncio.to_thread(up.process.wait, 60) == 0
     assert "is killed" not in up.errors()
-    with stockhold_up(data_dir, "--without", "read-api", "--without", "projector") as again:
+    with stockhold_up(data_dir, "--without", "read-api") as again:
         url = again.facts["event_store_url"]
         check_books(books, url)
         keys = {event.key for event in read_log(url)} | read_outcomes(url).keys()
         assert not [entry for entry in books.unanswered if entry.key in keys]
+        assert_clean(again)
