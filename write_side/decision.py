@@ -85,6 +85,8 @@ class Decision:
     def warehouse(self, code: str) -> Warehouse | None:
         """The warehouse if it exists."""
         warehouse = self._memory.warehouses.get(code)
+        if self._memory.unreadable and warehouse is not None and warehouse.id in self._memory.unreadable:
+            raise self._memory.unreadable[warehouse.id]
         return warehouse if warehouse is not None and warehouse.version else None
 
     def warehouse_to_put(self, code: str) -> Warehouse:

@@ -38,6 +38,7 @@ from infra.event_store.port import (
     Needs,
     Outcome,
     Refusal,
+    SnapshotRow,
     StoreError,
     StoreUnavailable,
     Writes,
@@ -57,6 +58,9 @@ log = logging.getLogger(__name__)
 _RECONNECT_PAUSE_S = 0.1
 _LOADS_MAX = 6
 """How often a command may turn out to need more: its reservation, then its items, then what changed meanwhile."""
+
+_PATIENCE_MIN_S = 1.0
+"""What a trip to the store may always take, though a command in it has waited until its deadline."""
 
 _FLIGHTS_MAX = 8
 """Batches that follow one another on memory alone before the queue is looked at anew."""
@@ -150,10 +154,10 @@ class CommandExecutor:
         while self._admitted:
             self._idle.clear()
             await self._idle.wait()
-        for task in (*self._tasks, *self._snapshots):
+        tasks = [*self._tasks, *self._snapshots]
+        for task in tasks:
             task.cancel()
-            with suppress(asyncio.CancelledError):
-                await task
+        await asyncio.gather(*tasks, return_exceptions=True)
         self._tasks = []
         await self._store.close()
 
@@ -225,8 +229,9 @@ class CommandExecutor:
                 work.loads += 1
                 self._add_needs(needs, work, locked=False)
             try:
-                await self._read(needs)
-            except StoreError:
+                async with asyncio.timeout(self._patience_s(works)):
+                    await self._read(needs)
+            except Exception:  # one that cannot even be looked for must not stop this loop for all others
                 log.warning("could not load ahead: the batch will load under the lock", exc_info=True)
                 for work in works:
                     work.loads = _LOADS_MAX
@@ -301,36 +306,42 @@ class CommandExecutor:
         while batch := self._in_time(batch):
             guessing = not unsure and self._may_guess(batch)
             try:
-                async with asyncio.timeout(self._deadline_s):
-                    if guessing:
-                        await self._on_memory_alone(batch)
-                    else:
-                        await self._under_lock(batch)
+                await (self._on_memory_alone(batch) if guessing else self._under_lock(batch))
             except Conflict as conflict:
-                CONFLICTS.inc()
-                unsure = True
-                if conflict.stale:
-                    self._locked_batches_left = self._lock_first_batches
+                self._note_conflict(conflict)
             except NotLoaded:
-                unsure = True
+                pass
             except LockTimeout:
                 log.warning("the append lock was not to be had in time")
-            except (StoreUnavailable, TimeoutError):
-                unsure = True
-                await self._reconnect()
-            except Exception:  # the store rejects a row, or a decision has a fault: find out whose
-                if guessing:  # perhaps it was only memory that was wrong
-                    unsure = True
-                    continue
-                if len(batch) == 1:
-                    log.exception("a command could not be decided")
-                    self._answer_all(batch, INTERNAL)
+            except (StoreUnavailable, TimeoutError) as error:
+                log.warning("the event store does not answer: %s", str(error) or "not in time")
+                await self._reconnect(batch)
+            except Exception as error:  # noqa: BLE001 - the store rejects a row, or a decision has a fault
+                if not guessing:  # else it was perhaps only memory that was wrong
+                    await self._settle_apart(batch, error)
                     return
-                for work in batch:
-                    await self._settle([work])
-                return
             else:
                 return
+            unsure = True
+
+    async def _settle_apart(self, batch: Sequence[_Work], error: Exception) -> None:
+        """Find out which of these commands ``error`` comes from: the others go on."""
+        if len(batch) == 1:
+            log.error("a command could not be decided", exc_info=error)
+            self._answer_all(batch, INTERNAL)
+            return
+        for work in batch:
+            await self._settle([work])
+
+    def _note_conflict(self, conflict: Conflict) -> None:
+        CONFLICTS.inc()
+        if conflict.stale:
+            self._locked_batches_left = self._lock_first_batches
+
+    def _patience_s(self, works: Iterable[_Work]) -> float:
+        """How long a trip for these may take: to the first deadline, but never so short that a sound one fails."""
+        first = min((work.deadline for work in works), default=0.0)
+        return max(first - time.monotonic(), min(_PATIENCE_MIN_S, self._deadline_s))
 
     def _in_time(self, batch: list[_Work]) -> list[_Work]:
         now = time.monotonic()
@@ -372,7 +383,8 @@ class CommandExecutor:
                 sent = self._store.append_unseen(flight.writes, self._memory.warehouses_changed)
                 self._deliver()
                 ahead = self._decide_ahead() if look_ahead else None
-                self._clock.heard(await sent)
+                async with asyncio.timeout(self._patience_s(flight.batch)):
+                    self._clock.heard(await sent)
         except BaseException:
             if ahead is not None:  # it stands on what has just failed
                 ahead.decision.undo()
@@ -403,6 +415,11 @@ class CommandExecutor:
         return None
 
     async def _under_lock(self, batch: Sequence[_Work]) -> None:
+        async with asyncio.timeout(self._patience_s(batch)):
+            decision, done = await self._decide_and_append(batch)
+        self._committed(decision, done, "lock")
+
+    async def _decide_and_append(self, batch: Sequence[_Work]) -> tuple[Decision, _Round]:
         needs = Needs()
         for work in batch:
             if not work.footprint.complete:  # memory may have learned of it since
@@ -425,7 +442,7 @@ class CommandExecutor:
             if not isinstance(error, StoreError | asyncio.CancelledError):  # the store ends what it fails itself
                 await self._store.abandon()
             raise
-        self._committed(decision, done, "lock")
+        return decision, done
 
     async def _take_in(self, loaded: Loaded, needs: Needs) -> None:
         missing = self._memory.take_in(loaded, needs, locked=True)
@@ -447,9 +464,13 @@ class CommandExecutor:
             self._ready.append(self._own_work(command))
         snapshots = self._memory.snapshots_due(changed)
         if snapshots:
-            task = asyncio.get_running_loop().create_task(self._store.write_snapshots(snapshots))
+            task = asyncio.get_running_loop().create_task(self._keep(snapshots))
             self._snapshots.add(task)
             task.add_done_callback(self._snapshot_written)
+
+    async def _keep(self, snapshots: Sequence[SnapshotRow]) -> None:
+        async with asyncio.timeout(self._deadline_s):  # a store that hangs must not collect them
+            await self._store.write_snapshots(snapshots)
 
     def _snapshot_written(self, task: asyncio.Task[None]) -> None:
         self._snapshots.discard(task)
@@ -576,18 +597,25 @@ class CommandExecutor:
             counter = self._counters[operation, status] = COMMANDS.labels(operation, str(status))
         counter.inc()
 
-    async def _reconnect(self) -> None:
-        """Until the store is back, or the first deadline of what waits is over."""
+    async def _reconnect(self, batch: list[_Work]) -> None:
+        """Try once, no longer than the first of those that wait has time; who has none left is answered."""
         self._connected = False
+        waiting = self._answer_late(batch)
         try:
-            await self._store.open()
-            await self._look_around()
-        except StoreError as error:
-            log.warning("the event store is away: %s", error)
-            waiting = self._in_time(list(self._ready))
-            self._ready = deque(waiting)
-            self._deliver()
+            async with asyncio.timeout(self._patience_s(waiting)):
+                await self._store.open()
+                await self._look_around()
+        except (StoreError, TimeoutError) as error:
+            log.warning("the event store is away: %s", str(error) or "no answer in time")
             await asyncio.sleep(_RECONNECT_PAUSE_S)
+            self._answer_late(batch)
+
+    def _answer_late(self, batch: list[_Work]) -> list[_Work]:
+        """Answer now whoever is over the deadline, in this batch or behind it; all who still wait."""
+        batch[:] = self._in_time(batch)
+        self._ready = deque(self._in_time(list(self._ready)))
+        self._deliver()
+        return [*batch, *self._ready]
 
 
 def _nobody_waits(answer: Answer) -> None:

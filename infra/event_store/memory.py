@@ -11,7 +11,9 @@ from itertools import chain
 
 from domain.hold import Hold
 from domain.reservation import ReservationHeader
+from domain.stock_item import StockItemState
 from infra.event_store.port import (
+    STALE_AFTER,
     Conflict,
     Loaded,
     Needs,
@@ -87,6 +89,8 @@ class MemoryEventStore:
 
     async def _append_unseen(self, writes: Writes, warehouses_after: int) -> datetime:
         async with self._log.lock:
+            if self._log.clock() - writes.now > STALE_AFTER:
+                raise Conflict("decided too long ago", stale=False)
             if self._changed_after(warehouses_after):
                 raise Conflict("a warehouse has changed", stale=True)
             for stream, version in writes.read.items():
@@ -104,7 +108,7 @@ class MemoryEventStore:
         """Keep these states, unless newer ones are kept already."""
         for row in snapshots:
             kept = self._log.snapshots.get(row.stream)
-            if kept is None or kept.version < row.version:
+            if kept is None or (kept.state_version, kept.version) < (row.state_version, row.version):
                 self._log.snapshots[row.stream] = row
 
     def _version(self, stream: str) -> int:
@@ -122,6 +126,8 @@ class MemoryEventStore:
             loaded.rows += log.streams.get(stream, [])[version:]
         for stream in needs.cold:
             snapshot = log.snapshots.get(stream)
+            if snapshot is not None and snapshot.state_version != StockItemState.STATE_VERSION:
+                snapshot = None
             if snapshot is not None:
                 loaded.rows.append(StoredRow(stream, snapshot.version, "", snapshot.state))
             loaded.rows += log.streams.get(stream, [])[snapshot.version if snapshot else 0 :]

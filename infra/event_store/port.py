@@ -7,11 +7,14 @@ both in one trip for a batch that was decided on what memory held; it conflicts 
 
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
 from domain.hold import Hold
 from domain.reservation import ReservationHeader
+
+STALE_AFTER = timedelta(milliseconds=250)
+"""How old a decision may be when it is appended unseen: beyond it time itself must be looked up again."""
 
 
 class StoreError(Exception):
@@ -162,7 +165,8 @@ class EventStore(Protocol):
     def append_unseen(self, writes: Writes, warehouses_after: int) -> Awaitable[datetime]:
         """Lock, check, append and commit in one round trip: for what was decided on memory alone.
 
-        Raises Conflict if memory was stale, and what :meth:`append` raises, and LockTimeout.
+        Raises Conflict if memory was stale or the decision is older than STALE_AFTER, and what :meth:`append`
+        raises, and LockTimeout.
         """
 
     async def abandon(self) -> None:

@@ -7,7 +7,7 @@ again under the lock, where the idempotency keys tell what had been applied.
 
 import asyncio
 from collections.abc import Awaitable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TypeVar
 
 import msgspec
@@ -20,6 +20,7 @@ from infra.event_store import statements as sql
 from infra.event_store import wire
 from infra.event_store.append_lock import SCHEMA, append_lock_key
 from infra.event_store.port import (
+    STALE_AFTER,
     Conflict,
     Loaded,
     LockTimeout,
@@ -36,9 +37,6 @@ from infra.event_store.port import (
 from infra.postgres import Call, ConnectionLost, PipelineConnection, Statement, StatementFailed
 
 _T = TypeVar("_T")
-
-STALE_AFTER = timedelta(milliseconds=250)
-"""How old a decision may be when it is appended: beyond it time itself must be looked up again."""
 
 _encode = msgspec.json.Encoder().encode
 _decode_header = msgspec.json.Decoder(ReservationHeader).decode

@@ -1,0 +1,60 @@
+"""What an executor promises, on a log in memory: lock-first and optimistic."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.executor_contract import batches, expiry, failures, idempotency, memory, neighbours, shortage
+from tests.support_write_side import Cluster, MemoryDatabase
+
+
+@pytest.fixture(params=[False, True], ids=["lock-first", "optimistic"])
+async def cluster(request: pytest.FixtureRequest) -> AsyncIterator[Cluster]:
+    opened = Cluster(MemoryDatabase(), optimistic=request.param)
+    yield opened
+    await opened.close()
+
+
+class TestBatches(batches.Batches): ...
+
+
+class TestFullQueue(batches.FullQueue): ...
+
+
+class TestDraining(batches.Draining): ...
+
+
+class TestKeys(idempotency.Keys): ...
+
+
+class TestReservationIds(idempotency.ReservationIds): ...
+
+
+class TestNeighbours(neighbours.Neighbours): ...
+
+
+class TestColdMemory(neighbours.ColdMemory): ...
+
+
+class TestUndo(failures.Undo): ...
+
+
+class TestAway(failures.Away): ...
+
+
+class TestPoison(failures.Poison): ...
+
+
+class TestUnreadableEvents(failures.UnreadableEvents): ...
+
+
+class TestExpiry(expiry.Expiry): ...
+
+
+class TestClocks(expiry.Clocks): ...
+
+
+class TestSnapshots(memory.Snapshots): ...
+
+
+class TestShortage(shortage.Shortage): ...
