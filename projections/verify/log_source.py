@@ -53,14 +53,16 @@ _SNAPSHOTS = """
 """
 # One statement, hence one snapshot: what is in the index and what is in the log grow together.
 _COUNTS = """
-    SELECT (SELECT count(*) FROM holds),
-           (SELECT count(*) FROM stored_events WHERE topic = 'stock-item.reserved'),
-           (SELECT count(*) FROM reservations),
-           (SELECT count(DISTINCT reservation_id) FROM holds),
-           (SELECT count(*) FROM items),
-           (SELECT count(*) FROM stored_events WHERE topic = 'stock-item.registered'),
-           (SELECT count(*) FROM warehouses),
-           (SELECT count(*) FROM stored_events WHERE topic = 'warehouse.created')
+    SELECT (SELECT count(*) FROM holds), logged.reserved,
+           (SELECT count(*) FROM reservations), (SELECT count(DISTINCT reservation_id) FROM holds),
+           (SELECT count(*) FROM items), logged.registered,
+           (SELECT count(*) FROM warehouses), logged.created
+    FROM (
+        SELECT count(*) FILTER (WHERE topic = 'stock-item.reserved') AS reserved,
+               count(*) FILTER (WHERE topic = 'stock-item.registered') AS registered,
+               count(*) FILTER (WHERE topic = 'warehouse.created') AS created
+        FROM stored_events
+    ) AS logged
 """
 _UNCOUNTED: Final = (
     ("holds", "Reserved events"),
