@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 
+import psycopg
 import pytest
+from psycopg import sql
 
 from tests.support import STOCKHOLD, stockhold_up
 
@@ -68,15 +70,37 @@ def test_one_item_tells_its_story(demo, report):
     assert "A delivery brings" in demo.stderr
 
 
-def test_a_running_stack_can_be_played_on_again_and_again(data_dir):
-    with stockhold_up(data_dir) as up:
-        servers = {f"STOCKHOLD_{name.upper()}": up.facts[name] for name in SERVER_URLS}
-        urls = ("--command-url", up.facts["command_url"], "--read-url", up.facts["read_url"])
-        runs = [run_demo("--orders", "10", "--json", *urls, **servers) for _ in range(2)]
-    reports = [json.loads(run.stdout.splitlines()[-1]) for run in runs]
-    assert [run.returncode for run in runs] == [0, 0], runs[1].stderr
-    assert [report["differing"] for report in reports] == [0, 0]
-    assert reports[1]["log_events"] == reports[0]["events"] + reports[1]["events"]
+@pytest.fixture
+def up(data_dir):
+    with stockhold_up(data_dir) as running:
+        yield running
+
+
+def play_on(up):
+    servers = {f"STOCKHOLD_{name.upper()}": up.facts[name] for name in SERVER_URLS}
+    urls = ("--command-url", up.facts["command_url"], "--read-url", up.facts["read_url"])
+    run = run_demo("--orders", "10", "--json", *urls, **servers)
+    return run, json.loads(run.stdout.splitlines()[-1])
+
+
+def add_a_unit_to_every_level(read_model_url):
+    with psycopg.connect(read_model_url) as connection:
+        [(schema,)] = connection.execute("SELECT schemaname FROM pg_tables WHERE tablename = 'stock_levels'")
+        connection.execute(
+            sql.SQL("UPDATE {} SET on_hand = on_hand + 1").format(sql.Identifier(schema, "stock_levels"))
+        )
+
+
+def test_a_running_stack_can_be_played_on_again_and_a_wrong_view_is_found(up):
+    first, report = play_on(up)
+    assert first.returncode == 0, first.stderr
+    assert (report["differing"], report["views_match_log"]) == (0, True)
+
+    add_a_unit_to_every_level(up.facts["read_model_url"])
+    second, next_report = play_on(up)
+    assert second.returncode == 1
+    assert (next_report["differing"], next_report["views_match_log"]) == (0, False)
+    assert next_report["log_events"] == report["events"] + next_report["events"]
 
 
 def test_a_stack_that_is_not_there_is_not_reachable():
