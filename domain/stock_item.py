@@ -51,6 +51,7 @@ from domain.hold import Hold, fold_hold
 from domain.open_holds import OpenHolds
 from domain.parts import WHOLE, Part
 from domain.policy import Policy, PolicyPatch
+from domain.undo import Undo
 from domain.values import (
     MAX_QUANTITY,
     AdjustmentReason,
@@ -72,18 +73,6 @@ class StockItemState(msgspec.Struct, frozen=True, gc=False):
     created_on: datetime
     modified_on: datetime
     holds: list[Hold]
-
-
-class _Undo(msgspec.Struct, frozen=True, gc=False):
-    """What one event changed, in O(1): a failed append must leave nothing in memory."""
-
-    version: int
-    created_on: datetime
-    modified_on: datetime
-    figures: Figures
-    reservation_id: str | None
-    hold: Hold | None
-    rank: int | None
 
 
 _OF_A_RESERVATION = (HoldEvent, Returned)
@@ -112,7 +101,7 @@ class StockItem(Aggregate):
     changed_holds: dict[str, Hold]
     """Holds as the pending events left them, closed ones too: the rows that the write-side index needs."""
     _open: OpenHolds
-    _undo: list[_Undo]
+    _undo: list[Undo]
 
     # What there is -------------------------------------------------------------------------------
 
@@ -460,7 +449,7 @@ class StockItem(Aggregate):
         hold = self.holds.get(reservation_id) if reservation_id else None
         rank = self._open.ranks[reservation_id] if hold and reservation_id else None
         self._undo.append(
-            _Undo(self._version, self._created_on, self._modified_on, self.figures, reservation_id, hold, rank)
+            Undo(self._version, self._created_on, self._modified_on, self.figures, reservation_id, hold, rank)
         )
 
     def accept(self, count: int | None = None) -> None:

@@ -160,6 +160,45 @@ def test_a_replay_of_the_log_gives_the_item_that_made_it(history: list[tuple[Dec
     assert observables(replayed, now) == observables(item, now)
 
 
+def without_rows(item: StockItem, now: datetime) -> tuple[Any, ...]:
+    """What can be learned of an item but for the index rows of its pending events, which a batch takes when it is decided."""
+    item.changed_holds.clear()
+    return observables(item, now)
+
+
+@settings(max_examples=100, deadline=None)
+@given(plans, plans, plans)
+def test_a_batch_that_was_decided_ahead_is_undone_alone(
+    committing: list[tuple[Decision, int]], ahead: list[tuple[Decision, int]], later: list[tuple[Decision, int]]
+):
+    """While one batch commits the next is decided on top of it: it may fail alone, or both do."""
+    item, twin, origin = (item_after(restocked(12), policy=POLICY) for _ in range(3))
+    now = decide(item, committing, NOW)
+    decide(twin, committing, NOW)
+    first = len(item.new_events)
+    decide(item, ahead, now)
+    item.undo(len(item.new_events) - first)
+    assert without_rows(item, now) == without_rows(twin, now)
+    decide(item, ahead, now)
+    second = len(item.new_events) - first
+    item.accept(first)
+    twin.accept()
+    assert len(item.new_events) == second
+    item.undo(second)
+    assert without_rows(item, now) == without_rows(twin, now)
+    end = decide(item, later, now)
+    decide(twin, later, now)
+    assert observables(item, end) == observables(twin, end)
+    item.accept()
+
+    decide(origin, committing, NOW)
+    first = len(origin.new_events)
+    decide(origin, ahead, now)
+    origin.undo(len(origin.new_events) - first)
+    origin.undo(first)
+    assert without_rows(origin, NOW) == without_rows(item_after(restocked(12), policy=POLICY), NOW)
+
+
 def test_the_newest_hold_is_the_newest_again_after_an_undo():
     item = item_after(restocked(3), *(reserved(f"r{n}", 1) for n in range(3)))
     item.release("r0", 1, Bucket.RESERVED, ReleaseReason.CANCELLED, ORIGIN, NOW)
@@ -176,6 +215,14 @@ def test_a_new_warehouse_that_did_not_reach_the_log_does_not_exist():
     warehouse.put({"priority": 6}, ORIGIN, after(1))
     warehouse.put({"priority": 7}, ORIGIN, after(2))
     assert (warehouse.version, warehouse.details.priority, len(warehouse.new_events)) == (3, 7, 2)
+    warehouse.undo(1)
+    assert (warehouse.version, warehouse.details.priority, warehouse.modified_on) == (2, 6, after(1))
+    assert len(warehouse.new_events) == 1
     warehouse.undo()
     assert (warehouse.version, warehouse.details, warehouse.modified_on) == before
     assert warehouse.new_events == []
+    warehouse.put({"priority": 8}, ORIGIN, after(3))
+    warehouse.put({"priority": 9}, ORIGIN, after(4))
+    warehouse.accept(1)
+    warehouse.undo(1)
+    assert (warehouse.version, warehouse.details.priority, warehouse.new_events) == (2, 8, [])
