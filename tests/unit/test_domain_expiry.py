@@ -154,7 +154,7 @@ class Naive:
         return sorted(due, key=lambda hold: (hold.expires_at, hold.reservation_id))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 @hypothesis_given(steps)
 def test_the_queue_knows_what_a_look_at_every_hold_would_find(plan: list[tuple[str, str, int]]):
     naive, queue = Naive(), ExpiryQueue()

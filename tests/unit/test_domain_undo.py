@@ -115,7 +115,7 @@ def observables(item: StockItem, now: datetime) -> tuple[Any, ...]:
 POLICY = Policy(backorder_limit=2, on_shortage="release_newest_unpaid")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(plans, plans, plans)
 def test_after_an_undo_nothing_tells_that_anything_was_decided(
     history: list[tuple[Decision, int]], undone: list[tuple[Decision, int]], later: list[tuple[Decision, int]]
@@ -133,7 +133,7 @@ def test_after_an_undo_nothing_tells_that_anything_was_decided(
     assert observables(item, end) == observables(twin, end)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=80, deadline=None)
 @given(plans, plans)
 def test_an_item_from_a_snapshot_decides_as_the_one_it_was_taken_of(
     history: list[tuple[Decision, int]], later: list[tuple[Decision, int]]
@@ -149,7 +149,7 @@ def test_an_item_from_a_snapshot_decides_as_the_one_it_was_taken_of(
     assert observables(twin, end) == observables(item, end)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(plans)
 def test_a_replay_of_the_log_gives_the_item_that_made_it(history: list[tuple[Decision, int]]):
     item = StockItem.unregistered("stock:A@W1")
@@ -166,7 +166,7 @@ def without_rows(item: StockItem, now: datetime) -> tuple[Any, ...]:
     return observables(item, now)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(plans, plans, plans)
 def test_a_batch_that_was_decided_ahead_is_undone_alone(
     committing: list[tuple[Decision, int]], ahead: list[tuple[Decision, int]], later: list[tuple[Decision, int]]
