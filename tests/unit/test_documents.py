@@ -37,7 +37,7 @@ def level(*, due: int = 0, discontinued: bool = False, policy: Policy | None = N
 
 def test_a_level_has_the_contract_s_fields():
     policy = Policy(safety_stock=3, backorder_limit=4, low_stock_threshold=2)
-    buckets = {
+    buckets: dict[str, Any] = {
         "on_hand": 20,
         "reserved": 6,
         "committed": 5,
