@@ -21,33 +21,28 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from prometheus_client import Counter
 
 from domain.commands import Command, ExpireHolds
-from domain.errors import DomainError, IdempotencyKeyReused, SweepNeeded
 from domain.hold import EXPIRY_ACTOR
-from infra.documents import encode
-from infra.event_store.mapper import EventMapper, UnreadableEvent
+from infra.event_store.mapper import EventMapper
 from infra.event_store.port import (
     Conflict,
     EventStore,
-    Loaded,
     LockTimeout,
     Needs,
-    Outcome,
-    Refusal,
     SnapshotRow,
     StoreError,
     StoreUnavailable,
     Writes,
 )
-from infra.ids import new_id
-from infra.problems import problem, refusal_problem
 from infra.settings import WriteSettings
-from write_side.decision import Decision, NotLoaded, origin_of
-from write_side.handlers import HANDLERS, NOTHING, Footprint, Handler
+from write_side.deciding import INTERNAL, UNAVAILABLE, Round, Work, decide
+from write_side.decision import Decision, NotLoaded
+from write_side.handlers import HANDLERS
+from write_side.loading import Loader
 from write_side.memory import Memory
 from write_side.metrics import BATCHES, COMMANDS, CONFLICTS, QUEUED
 from write_side.store_clock import StoreClock
@@ -65,39 +60,14 @@ _PATIENCE_MIN_S = 1.0
 _FLIGHTS_MAX = 8
 """Batches that follow one another on memory alone before the queue is looked at anew."""
 
-UNAVAILABLE = Answer(*problem("unavailable", "the outcome is unknown: ask again with the same idempotency key"))
-INTERNAL = Answer(*problem("internal", "the command could not be decided; nothing was changed"))
-
-
-@dataclass(slots=True, eq=False)
-class _Work:
-    """A submission on its way."""
-
-    submission: Submission
-    handler: Handler[Command]
-    deadline: float
-    footprint: Footprint = NOTHING
-    loads: int = 0
-    internal: bool = False
-
-
-@dataclass(slots=True)
-class _Round:
-    """What came of one batch, before it is known to be in the log."""
-
-    answers: list[tuple[_Work, Answer]] = field(default_factory=list)
-    ahead: dict[str, None] = field(default_factory=dict)
-    """Streams to be swept before the commands in ``again``."""
-    again: list[_Work] = field(default_factory=list)
-
 
 @dataclass(slots=True)
 class _Flight:
     """A batch that was decided on memory alone, and what it appends."""
 
-    batch: list[_Work]
+    batch: list[Work]
     decision: Decision
-    done: _Round
+    done: Round
     writes: Writes
 
 
@@ -122,14 +92,15 @@ class CommandExecutor:
         self._lock_first_batches = settings.lock_first_batches
         self._optimistic = settings.optimistic
         self._locked_batches_left = 0
-        self._ready: deque[_Work] = deque()
-        self._cold: list[_Work] = []
-        self._outbox: list[tuple[_Work, Answer]] = []
+        self._ready: deque[Work] = deque()
+        self._cold: list[Work] = []
+        self._outbox: list[tuple[Work, Answer]] = []
         self._wake = asyncio.Event()
         self._wake_loader = asyncio.Event()
         self._idle = asyncio.Event()
         self._admitted = 0
         self._clock = StoreClock()
+        self._loader = Loader(store, self._memory, self._clock)
         self._tasks: list[asyncio.Task[None]] = []
         self._snapshots: set[asyncio.Task[None]] = set()
         self._counters: dict[tuple[str, int], Counter] = {}
@@ -190,32 +161,25 @@ class CommandExecutor:
 
     def _admit(self, submission: Submission, *, internal: bool = False) -> None:
         handler = HANDLERS[type(submission.command)]
-        work = _Work(submission, handler, time.monotonic() + self._deadline_s, internal=internal)
+        work = Work(submission, handler, time.monotonic() + self._deadline_s, internal=internal)
         self._admitted += 1
         self._route(work)
 
-    def _route(self, work: _Work) -> None:
+    def _route(self, work: Work) -> None:
         """Into the queue if memory has what the command touches, else to the loader."""
         work.footprint = footprint = work.handler.footprint(work.submission.command, self._memory)
-        if work.loads < _LOADS_MAX and self._lacks(footprint):
+        if work.loads < _LOADS_MAX and self._loader.lacks(footprint):
             self._cold.append(work)
             self._wake_loader.set()
         else:
             self._ready.append(work)
             self._wake.set()
 
-    def _lacks(self, footprint: Footprint) -> bool:
-        memory = self._memory
-        for stream in footprint.streams:  # a generator would cost more than what it looks up
-            if stream not in memory:
-                return True
-        return not footprint.complete
-
     # Loading ahead -------------------------------------------------------------------------------
 
     async def _look_around(self) -> None:
         """Learn the time and every warehouse."""
-        await self._read(Needs())
+        await self._loader.read(Needs())
         self._connected = True
 
     async def _load_cold(self) -> None:
@@ -227,10 +191,10 @@ class CommandExecutor:
             needs = Needs()
             for work in works:
                 work.loads += 1
-                self._add_needs(needs, work, locked=False)
+                self._loader.add_needs(needs, work, locked=False)
             try:
                 async with asyncio.timeout(self._patience_s(works)):
-                    await self._read(needs)
+                    await self._loader.read(needs)
             except Exception:  # one that cannot even be looked for must not stop this loop for all others
                 log.warning("could not load ahead: the batch will load under the lock", exc_info=True)
                 for work in works:
@@ -238,44 +202,13 @@ class CommandExecutor:
             for work in works:
                 self._route_loaded(work)
 
-    def _route_loaded(self, work: _Work) -> None:
+    def _route_loaded(self, work: Work) -> None:
         """What was asked for is in memory now, or does not exist; it may have shown that more is needed."""
         known_before = work.footprint.complete
         work.footprint = work.handler.footprint(work.submission.command, self._memory)
         if not known_before and not work.footprint.complete:
             work.loads = _LOADS_MAX  # there is no such reservation: the lock will have the last word
         self._route(work)
-
-    async def _read(self, needs: Needs) -> Loaded:
-        loaded = await self._store.read(needs, self._memory.warehouses_changed)
-        missing = self._memory.take_in(loaded, needs, locked=False)
-        if missing:
-            await self._read_warehouses(missing)
-        self._memory.warehouses_seen(loaded)
-        self._clock.heard(loaded.now)
-        return loaded
-
-    async def _read_warehouses(self, streams: Sequence[str]) -> None:
-        needs = self._warehouse_needs(streams)
-        loaded = await self._store.read(needs, self._memory.warehouses_changed)
-        self._memory.take_in(loaded, needs, locked=False)
-
-    def _warehouse_needs(self, streams: Sequence[str]) -> Needs:
-        versions = {warehouse.id: warehouse.version for warehouse in self._memory.warehouses.values()}
-        return Needs(cached={stream: versions[stream] for stream in streams})
-
-    def _add_needs(self, needs: Needs, work: _Work, *, locked: bool) -> None:
-        footprint = work.footprint
-        for stream in footprint.streams:
-            if stream not in self._memory:
-                needs.cold.add(stream)
-            elif locked:
-                needs.cached[stream] = self._memory.version(stream)
-        if footprint.reservation_id is not None and (locked or not footprint.complete):
-            needs.reservations.add(footprint.reservation_id)
-        needs.skus.update(footprint.skus)
-        if locked and not work.internal:
-            needs.keys.add((work.submission.scope, work.submission.key))
 
     # Batches -------------------------------------------------------------------------------------
 
@@ -297,10 +230,10 @@ class CommandExecutor:
             self._memory.trim()
             QUEUED.set(len(self._ready) + len(self._cold))
 
-    def _take_batch(self) -> list[_Work]:
+    def _take_batch(self) -> list[Work]:
         return [self._ready.popleft() for _ in range(min(len(self._ready), self._batch_limit))]
 
-    async def _settle(self, batch: list[_Work]) -> None:
+    async def _settle(self, batch: list[Work]) -> None:
         """Bring every command of the batch to its answer: committed, refused, or unknown at its deadline."""
         unsure = False
         while batch := self._in_time(batch):
@@ -324,7 +257,7 @@ class CommandExecutor:
                 return
             unsure = True
 
-    async def _settle_apart(self, batch: Sequence[_Work], error: Exception) -> None:
+    async def _settle_apart(self, batch: Sequence[Work], error: Exception) -> None:
         """Find out which of these commands ``error`` comes from: the others go on."""
         if len(batch) == 1:
             log.error("a command could not be decided", exc_info=error)
@@ -338,21 +271,21 @@ class CommandExecutor:
         if conflict.stale:
             self._locked_batches_left = self._lock_first_batches
 
-    def _patience_s(self, works: Iterable[_Work]) -> float:
+    def _patience_s(self, works: Iterable[Work]) -> float:
         """How long a trip for these may take: to the first deadline, but never so short that a sound one fails."""
         first = min((work.deadline for work in works), default=0.0)
         return max(first - time.monotonic(), min(_PATIENCE_MIN_S, self._deadline_s))
 
-    def _in_time(self, batch: list[_Work]) -> list[_Work]:
+    def _in_time(self, batch: list[Work]) -> list[Work]:
         now = time.monotonic()
         late = [work for work in batch if work.deadline <= now]
         self._answer_all(late, UNAVAILABLE)
         return [work for work in batch if work.deadline > now] if late else batch
 
-    def _answer_all(self, batch: Iterable[_Work], answer: Answer) -> None:
+    def _answer_all(self, batch: Iterable[Work], answer: Answer) -> None:
         self._outbox += [(work, answer) for work in batch]
 
-    def _may_guess(self, batch: Sequence[_Work]) -> bool:
+    def _may_guess(self, batch: Sequence[Work]) -> bool:
         if not self._optimistic:
             return False
         if self._locked_batches_left:
@@ -363,7 +296,7 @@ class CommandExecutor:
             work.footprint.certain and all(stream in memory for stream in work.footprint.streams) for work in batch
         )
 
-    async def _on_memory_alone(self, batch: list[_Work]) -> None:
+    async def _on_memory_alone(self, batch: list[Work]) -> None:
         """Decide and append ``batch``, then in one go the full batches that have gathered meanwhile.
 
         ``batch`` is always the one that is not in the log yet: whoever catches an error knows what to decide again.
@@ -394,7 +327,7 @@ class CommandExecutor:
         self._committed(flight.decision, flight.done, "memory")
         return ahead
 
-    def _decide_on_memory(self, batch: list[_Work]) -> _Flight:
+    def _decide_on_memory(self, batch: list[Work]) -> _Flight:
         decision = Decision(self._memory, self._mapper, self._clock.now(), None)
         try:
             done = self._decide(batch, decision)
@@ -414,23 +347,23 @@ class CommandExecutor:
         self._ready.extendleft(reversed(batch))
         return None
 
-    async def _under_lock(self, batch: Sequence[_Work]) -> None:
+    async def _under_lock(self, batch: Sequence[Work]) -> None:
         async with asyncio.timeout(self._patience_s(batch)):
             decision, done = await self._decide_and_append(batch)
         self._committed(decision, done, "lock")
 
-    async def _decide_and_append(self, batch: Sequence[_Work]) -> tuple[Decision, _Round]:
+    async def _decide_and_append(self, batch: Sequence[Work]) -> tuple[Decision, Round]:
         needs = Needs()
         for work in batch:
             if not work.footprint.complete:  # memory may have learned of it since
                 work.footprint = work.handler.footprint(work.submission.command, self._memory)
-            self._add_needs(needs, work, locked=True)
+            self._loader.add_needs(needs, work, locked=True)
         sent = self._store.lock_and_load(needs, self._memory.warehouses_changed)
         self._deliver()
         loaded = await sent
         decision = Decision(self._memory, self._mapper, loaded.now, loaded, (*needs.cached, *needs.cold))
         try:
-            await self._take_in(loaded, needs)
+            await self._loader.take_in(loaded, needs)
             done = await self._decide_loading(batch, decision)
             writes = decision.writes()
             if writes:
@@ -444,14 +377,7 @@ class CommandExecutor:
             raise
         return decision, done
 
-    async def _take_in(self, loaded: Loaded, needs: Needs) -> None:
-        missing = self._memory.take_in(loaded, needs, locked=True)
-        if missing:
-            more = self._warehouse_needs(missing)
-            self._memory.take_in(await self._store.load_more(more, self._memory.warehouses_changed), more, locked=True)
-        self._memory.warehouses_seen(loaded)
-
-    def _committed(self, decision: Decision, done: _Round, way: str) -> None:
+    def _committed(self, decision: Decision, done: Round, way: str) -> None:
         """The batch is in the log (or appended nothing): memory keeps it, the answers may go."""
         changed = decision.accept()
         BATCHES.labels(way).inc()
@@ -477,12 +403,12 @@ class CommandExecutor:
         if not task.cancelled() and task.exception() is not None:
             log.warning("a snapshot was not kept: the next load replays more", exc_info=task.exception())
 
-    def _own_work(self, command: Command) -> _Work:
+    def _own_work(self, command: Command) -> Work:
         """A command that the service gives itself: nobody waits for its answer."""
         self._admitted += 1
         submission = Submission(command, b"", "", _nobody_waits, actor=EXPIRY_ACTOR)
         handler = HANDLERS[type(command)]
-        return _Work(
+        return Work(
             submission,
             handler,
             time.monotonic() + self._deadline_s,
@@ -492,89 +418,25 @@ class CommandExecutor:
 
     # Deciding ------------------------------------------------------------------------------------
 
-    def _decide(self, batch: Iterable[_Work], decision: Decision) -> _Round:
-        done = _Round()
+    def _decide(self, batch: Iterable[Work], decision: Decision) -> Round:
+        done = Round()
         for work in batch:
-            self._decide_one(work, decision, done)
+            decide(work, decision, done)
         return done
 
-    async def _decide_loading(self, batch: Iterable[_Work], decision: Decision) -> _Round:
+    async def _decide_loading(self, batch: Iterable[Work], decision: Decision) -> Round:
         """Decide under the lock; what a command turns out to need is loaded in the same transaction."""
-        done = _Round()
+        done = Round()
         for work in batch:
             for attempt in range(_LOADS_MAX):
                 try:
-                    self._decide_one(work, decision, done)
+                    decide(work, decision, done)
                     break
                 except NotLoaded as missing:
                     if attempt == _LOADS_MAX - 1:
                         raise RuntimeError("a command needs more each time it is decided") from missing
-                    await self._load_missing(work, missing, decision)
+                    await self._loader.load_missing(work, missing, decision)
         return done
-
-    async def _load_missing(self, work: _Work, missing: NotLoaded, decision: Decision) -> None:
-        needs = self._needs_of(missing.streams, decision)
-        if missing.reservation_id is not None:
-            needs.reservations.add(missing.reservation_id)
-        needs.skus.update(work.footprint.skus)
-        await self._load_more(needs, decision)
-        work.footprint = work.handler.footprint(work.submission.command, self._memory)
-        places = self._needs_of(work.footprint.streams, decision)
-        if places:
-            await self._load_more(places, decision)
-
-    def _needs_of(self, streams: Iterable[str], decision: Decision) -> Needs:
-        """What brings these streams to where the log is."""
-        needs = Needs()
-        for stream in streams:
-            if stream not in self._memory:
-                needs.cold.add(stream)
-            elif not decision.is_current(stream):
-                needs.cached[stream] = self._memory.version(stream)
-        return needs
-
-    async def _load_more(self, needs: Needs, decision: Decision) -> None:
-        more = await self._store.load_more(needs, self._memory.warehouses_changed)
-        self._memory.take_in(more, needs, locked=True)
-        decision.extend(more, (*needs.cached, *needs.cold))
-
-    def _decide_one(self, work: _Work, decision: Decision, done: _Round) -> None:
-        submission = work.submission
-        if not work.internal:
-            recorded = decision.outcome(submission.scope, submission.key)
-            if recorded is not None:
-                done.answers.append((work, _replay(recorded, submission)))
-                return
-        command = submission.command
-        origin = origin_of(
-            new_id(),
-            submission.actor,
-            submission.correlation_id,
-            submission.causation_id,
-            None if work.internal else submission.key,
-            command,
-        )
-        try:
-            status, document = work.handler.decide(command, submission.digest.hex(), decision, origin)
-            body = encode(document)
-        except DomainError as refusal:
-            if decision.has_triggered:
-                raise RuntimeError("a command was refused after it had changed something") from refusal
-            status, body = refusal_problem(refusal)
-            order_id = getattr(command, "order_id", None)
-            decision.record_refusal(Refusal(work.handler.operation, refusal.code, order_id, origin.actor, body))
-        except SweepNeeded as sweep:
-            done.ahead[sweep.stream] = None
-            done.again.append(work)
-            return
-        except UnreadableEvent as unreadable:
-            log.error("%s cannot be decided: %s", work.handler.operation, unreadable)  # noqa: TRY400 - told once, in full
-            done.answers.append((work, INTERNAL))
-            return
-        decision.collect()
-        if not work.internal:
-            decision.record(Outcome(submission.scope, submission.key, submission.digest, status, body))
-        done.answers.append((work, Answer(status, body)))
 
     # Answering -----------------------------------------------------------------------------------
 
@@ -597,7 +459,7 @@ class CommandExecutor:
             counter = self._counters[operation, status] = COMMANDS.labels(operation, str(status))
         counter.inc()
 
-    async def _reconnect(self, batch: list[_Work]) -> None:
+    async def _reconnect(self, batch: list[Work]) -> None:
         """Try once, no longer than the first of those that wait has time; who has none left is answered."""
         self._connected = False
         waiting = self._answer_late(batch)
@@ -610,7 +472,7 @@ class CommandExecutor:
             await asyncio.sleep(_RECONNECT_PAUSE_S)
             self._answer_late(batch)
 
-    def _answer_late(self, batch: list[_Work]) -> list[_Work]:
+    def _answer_late(self, batch: list[Work]) -> list[Work]:
         """Answer now whoever is over the deadline, in this batch or behind it; all who still wait."""
         batch[:] = self._in_time(batch)
         self._ready = deque(self._in_time(list(self._ready)))
@@ -620,9 +482,3 @@ class CommandExecutor:
 
 def _nobody_waits(answer: Answer) -> None:
     """The answer to a command of the service's own."""
-
-
-def _replay(recorded: Outcome, submission: Submission) -> Answer:
-    if recorded.digest != submission.digest:
-        return Answer(*refusal_problem(IdempotencyKeyReused(submission.key)))
-    return Answer(recorded.status, recorded.body, replayed=True)
