@@ -62,13 +62,16 @@ class PostgresEventStore:
         """Connect (again). Raises StoreUnavailable."""
         await self.close()
         try:
-            self._writer = await self._connect((*sql.LOADING, *sql.WRITING))
-            self._reader = await self._connect((*sql.LOADING, sql.PUT_SNAPSHOTS))
+            self._writer = await self._connect("stockhold-writer", (*sql.LOADING, *sql.WRITING))
+            self._reader = await self._connect_reader()
         except (ConnectionLost, StatementFailed) as error:
             await self.close()
             raise StoreUnavailable(str(error)) from error
 
-    async def _connect(self, statements: Sequence[Statement]) -> PipelineConnection:
+    async def _connect_reader(self) -> PipelineConnection:
+        return await self._connect("stockhold-reader", (*sql.LOADING, sql.PUT_SNAPSHOTS))
+
+    async def _connect(self, name: str, statements: Sequence[Statement]) -> PipelineConnection:
         return await PipelineConnection.connect(
             self._url,
             statements,
@@ -80,7 +83,7 @@ class PostgresEventStore:
                 "plan_cache_mode": "force_generic_plan",
                 "enable_seqscan": "off",
                 "jit": "off",
-                "application_name": "stockhold-writer",
+                "application_name": name,
             },
             self._connect_timeout_s,
         )
@@ -99,6 +102,7 @@ class PostgresEventStore:
         """Load outside the lock, beside a transaction. Raises StoreUnavailable."""
         calls = _load_calls(needs, warehouses_after)
         async with self._reader_turn:
+            await self._mend_reader()
             return await _loading(self._run(self._reader, calls), calls, needs)
 
     def lock_and_load(self, needs: Needs, warehouses_after: int) -> Awaitable[Loaded]:
@@ -153,10 +157,26 @@ class PostgresEventStore:
             ),
         )
         async with self._reader_turn:
+            await self._mend_reader()
             try:
                 await self._run(self._reader, [call])
             except (ConnectionLost, StatementFailed) as error:
                 raise StoreUnavailable(str(error)) from error
+
+    async def _mend_reader(self) -> None:
+        """Connect the reader again if it alone was lost: a writer that works never asks for it. Raises StoreUnavailable."""
+        lost, writer = self._reader, self._writer
+        if lost is None or not lost.lost or writer is None or writer.lost:
+            return
+        try:
+            reader = await self._connect_reader()
+        except (ConnectionLost, StatementFailed) as error:
+            raise StoreUnavailable(str(error)) from error
+        if self._reader is not lost:  # opened anew meanwhile
+            await reader.close()
+            return
+        self._reader = reader
+        await lost.close()
 
     def _run(self, connection: PipelineConnection | None, calls: Sequence[Call]) -> asyncio.Future[list[PGresult]]:
         if connection is None or connection.lost:
