@@ -141,12 +141,12 @@ class Memory:
                 self._take_snapshot(row)
             else:
                 self._take_event(row, fresh=fresh)
-        except UnreadableEvent as error:
-            # Only decisions about this item suffer: they are refused with the reason, its neighbours go on.
-            self.unreadable[stream] = error
-            self._items.pop(stream)
         except OriginatorVersionError:
             # Memory and log disagree about what comes next: the log is right.
+            self._items.pop(stream)
+        except Exception as error:  # noqa: BLE001 - an event that cannot be read or folded, whatever it trips over
+            # Only decisions about this item suffer: they are refused with the reason, its neighbours go on.
+            self.unreadable[stream] = error if isinstance(error, UnreadableEvent) else UnreadableEvent(repr(error))
             self._items.pop(stream)
 
     def _take_snapshot(self, row: StoredRow) -> None:

@@ -13,8 +13,8 @@ import pytest
 from infra.embedded.folder import DataFolder
 from tests.support import Up, eventually, is_running, stockhold_up
 
-PROCESSES = ("--command-processes", "2", "--without", "projector", "--without", "read-api")
-NAMES = ["postgres", "valkey", "sweeper", "command-api-1", "command-api-2"]
+PROCESSES = ("--command-processes", "2")
+NAMES = ["postgres", "valkey", "projector", "sweeper", "command-api-1", "command-api-2", "read-api-1"]
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ def test_every_process_is_named_and_the_doors_are_open_when_it_says_so(up: Up) -
 
 
 def test_a_killed_process_is_started_again_behind_the_same_address(up: Up, module_data_dir: Path) -> None:
-    killed = {name: up.pid_of(name) for name in ("command-api-1", "command-api-2", "sweeper")}
+    killed = {name: up.pid_of(name) for name in NAMES[2:]}
     for pid in killed.values():
         os.kill(pid, signal.SIGKILL)
     # Nobody serves at this moment; the socket is the supervisor's, and the request waits in it.

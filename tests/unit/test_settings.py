@@ -33,7 +33,8 @@ def test_the_views_live_beside_the_log_unless_told_otherwise(monkeypatch: pytest
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("IDEMPOTENCY_DAYS", "0"), ("COMMAND_PORT", "65536"), ("QUEUE_LIMIT", "many"), ("LOG_LEVEL", "LOUD")]
+    ("name", "value"),
+    [("IDEMPOTENCY_DAYS", "0"), ("COMMAND_PORT", "65536"), ("QUEUE_LIMIT", "many"), ("LOG_LEVEL", "LOUD")],
 )
 def test_a_value_that_does_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(f"STOCKHOLD_{name}", value)
