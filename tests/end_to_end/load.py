@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import random
+import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -28,6 +29,8 @@ ANSWER_TIMEOUT_S = 30.0
 """Longer than a command may be tried, and than a killed process takes to be back."""
 
 
+IDLE_S = 2.0
+"""After this time a connection is opened anew: the servers close those that were idle for five seconds."""
 BATCH = 1_000
 """Orders in one request at most."""
 
@@ -37,11 +40,13 @@ class Unanswered(Exception):
 
 
 class Door:
-    """One connection to an API, opened when it is needed and again after it broke."""
+    """One connection to an API, opened when it is needed and again after it broke or, unless `same`, was idle."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, *, same: bool = False) -> None:
+        self._same = same
         self._address = urlsplit(url)
         self._connection: Connection | None = None
+        self._used_s = 0.0
 
     async def ask(
         self,
@@ -61,6 +66,7 @@ class Door:
         except (OSError, EOFError, TimeoutError) as error:  # EOFError: asyncio.IncompleteReadError is one
             await self.close()
             raise Unanswered(f"{method} {target}: {error!r}") from error
+        self._used_s = time.monotonic()
         if reply.headers.get("connection") == "close":
             await self.close()
         return reply
@@ -75,8 +81,8 @@ class Door:
         return await self.ask("PUT", target, body, key=key)
 
     async def _connected(self) -> Connection:
-        if self._connection is not None and self._connection.reader.at_eof():
-            await self.close()  # it was idle for too long, and nothing has been sent on it since
+        if not self._same and time.monotonic() - self._used_s > IDLE_S:
+            await self.close()
         if self._connection is None:
             host, port = self._address.hostname, self._address.port
             self._connection = Connection(*await asyncio.open_connection(host, port, limit=1 << 26))
@@ -101,9 +107,9 @@ class Door:
 
 
 @asynccontextmanager
-async def connected(url: str) -> AsyncIterator[Door]:
+async def connected(url: str, *, same: bool = False) -> AsyncIterator[Door]:
     """A door that is closed at the end of the block."""
-    door = Door(url)
+    door = Door(url, same=same)
     try:
         yield door
     finally:
@@ -116,7 +122,7 @@ async def doors_to_each(url: str, pids: Sequence[int], attempts: int = 400) -> A
     async with AsyncExitStack() as opened:
         found: dict[int, Door] = {}
         for _ in range(attempts):
-            door = await opened.enter_async_context(connected(url))
+            door = await opened.enter_async_context(connected(url, same=True))
             assert (await door.get("/healthz")).status == 200
             pid = door.served_by(pids)
             if pid is not None:

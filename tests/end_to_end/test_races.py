@@ -10,8 +10,8 @@ import random
 import signal
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, AsyncExitStack
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +26,14 @@ from tests.end_to_end.load import Door, Unanswered, connected, doors_to_each, se
 from tests.support import Up, eventually, eventually_async, stockhold_up
 
 PROCESSES = 4
+IDLE_IN_TRANSACTION_MS = 2_000
 
 
 @pytest.fixture(scope="module")
 def up(module_data_dir: Path) -> Iterator[Up]:
-    with stockhold_up(module_data_dir, "--command-processes", str(PROCESSES), "--without", "sweeper") as running:
+    words = ("--command-processes", str(PROCESSES), "--without", "sweeper")
+    environment = {"STOCKHOLD_IDLE_IN_TRANSACTION_TIMEOUT_MS": str(IDLE_IN_TRANSACTION_MS)}
+    with stockhold_up(module_data_dir, *words, environment=environment) as running:
         asyncio.run(_build(running))
         yield running
 
@@ -137,6 +140,27 @@ async def test_one_process_sells_out_another_restocks_and_the_first_accepts(up: 
             assert (await here.post("/v1/reservations", order("PINGPONG"))).code == "insufficient-stock", turn
 
 
+async def test_what_one_process_changes_of_a_warehouse_the_others_know(up: Up, module_data_dir: Path) -> None:
+    async with doors_to_each(up.facts["command_url"], command_pids(up, module_data_dir)[:2]) as doors:
+        here, there = doors
+        await stock(here, "PLACES", 5)
+        anywhere = order("PLACES", 2, warehouse=None)
+        assert (await there.post("/v1/reservations", anywhere)).status == 201
+        for status in ("INACTIVE", "ACTIVE", "MAINTENANCE", "ACTIVE"):
+            assert (await here.put("/v1/warehouses/W1", {"status": status})).status == 200
+            code = None if status == "ACTIVE" else "warehouse-inactive"
+            reply = await there.post("/v1/reservations", order("PLACES"))
+            assert (reply.status, None if code is None else reply.code) == (
+                (201, None) if code is None else (409, code)
+            )
+            here, there = there, here
+        # One more than W1 has; then a place that the other process opens for this item is found.
+        assert (await there.post("/v1/reservations", anywhere)).code == "insufficient-stock"
+        await stock(here, "PLACES", 5, "W2")
+        found = await there.post("/v1/reservations", anywhere)
+        assert sum(part["quantity"] for part in found.json["lines"][0]["allocations"]) == 2
+
+
 async def test_commit_and_release_race_and_one_of_them_wins(up: Up, module_data_dir: Path) -> None:
     async with doors_to_each(up.facts["command_url"], command_pids(up, module_data_dir)[:2]) as (here, there):
         await stock(here, "RACE", 100)
@@ -160,7 +184,11 @@ async def test_commit_and_release_race_and_one_of_them_wins(up: Up, module_data_
 
 
 async def test_one_key_at_two_processes_at_the_same_time_counts_once(up: Up, module_data_dir: Path) -> None:
-    async with doors_to_each(up.facts["command_url"], command_pids(up, module_data_dir)) as doors:
+    async with AsyncExitStack() as opened:
+        url = up.facts["command_url"]
+        doors = await opened.enter_async_context(doors_to_each(url, command_pids(up, module_data_dir)))
+        # And more than one at the same process.
+        doors += [await opened.enter_async_context(connected(url)) for _ in range(4)]
         await stock(doors[0], "TWICE", 1_000)
         for number in range(20):
             key = f"twice-{number}"
@@ -223,9 +251,7 @@ async def test_a_crash_after_the_commit_and_before_the_answer(up: Up, module_dat
         with psycopg.connect(url) as connection:  # whose transaction holds the append lock
             connection.execute("SELECT pg_advisory_xact_lock(%s)", (append_lock_key(),))
             asking = asyncio.create_task(doomed.post("/v1/reservations", order("CRASH"), key="crash"))
-            await eventually_async(
-                lambda: query(url, "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'advisory'")
-            )
+            await eventually_async(_someone_waits_for_the_lock(url))
             os.kill(pid, signal.SIGSTOP)
         await eventually_async(lambda: len(read_log(url, "stock:CRASH@W1")) == 3)
         os.kill(pid, signal.SIGKILL)
@@ -236,6 +262,38 @@ async def test_a_crash_after_the_commit_and_before_the_answer(up: Up, module_dat
         assert len(read_log(url, "stock:CRASH@W1")) == 3
         assert (await other.post("/v1/reservations", order("CRASH", 2), key="crash")).code == "idempotency-key-reused"
     eventually(lambda: pid not in command_pids(up, module_data_dir), 30)
+
+
+async def test_a_writer_that_hangs_under_the_lock_holds_the_others_up_for_as_long_as_it_may(
+    up: Up, module_data_dir: Path
+) -> None:
+    url = up.facts["event_store_url"]
+    pids = command_pids(up, module_data_dir)
+    async with doors_to_each(up.facts["command_url"], pids) as (hanging, other, *_):
+        pid = hanging.served_by(pids)
+        assert pid is not None
+        await stock(hanging, "HANG", 10)
+        try:
+            with psycopg.connect(url) as connection:
+                connection.execute("SELECT pg_advisory_xact_lock(%s)", (append_lock_key(),))
+                # An order that may be served from anywhere is decided under the lock, always.
+                asking = asyncio.create_task(
+                    hanging.post("/v1/reservations", order("HANG", warehouse=None), key="hang")
+                )
+                await eventually_async(_someone_waits_for_the_lock(url))
+                os.kill(pid, signal.SIGSTOP)
+            started_s = time.monotonic()
+            assert (await other.post("/v1/reservations", order("HANG"))).status == 201
+            assert time.monotonic() - started_s > 0.5 * IDLE_IN_TRANSACTION_MS / 1_000, "nobody was in its way"
+        finally:
+            os.kill(pid, signal.SIGCONT)
+        # Back again, it finds its transaction gone, and decides anew.
+        assert (await asking).status == 201
+    assert replay(read_log(url, "stock:HANG@W1"))["HANG@W1"].reserved == 2
+
+
+def _someone_waits_for_the_lock(url: str) -> Callable[[], object]:
+    return lambda: query(url, "SELECT 1 FROM pg_locks WHERE NOT granted AND locktype = 'advisory'")
 
 
 async def _forget_conflicts(door: Door) -> None:
@@ -273,7 +331,7 @@ async def test_a_hold_ends_at_its_instant_though_nobody_sweeps(up: Up) -> None:
         assert (await door.post("/v1/reservations", order("LATE", 5))).status == 201
 
 
-def _overdue(up: Up, instant: str) -> Any:
+def _overdue(up: Up, instant: str) -> Callable[[], object]:
     return lambda: query(up.facts["event_store_url"], "SELECT 1 WHERE clock_timestamp() > %s::timestamptz", instant)
 
 
@@ -316,11 +374,11 @@ async def test_ten_thousand_holds_due_at_once_keep_nobody_waiting(up: Up, data_d
 _UNSWEPT = "SELECT count(*) FROM holds WHERE sku = 'FLASH' AND active > 0 AND expires_at < now()"
 
 
-def _all_due(url: str) -> Any:
+def _all_due(url: str) -> Callable[[], object]:
     return lambda: query(url, "SELECT 1 WHERE (SELECT max(expires_at) FROM holds WHERE sku = 'FLASH') < now()")
 
 
-def _a_sweeper_for(up: Up, folder: Path) -> Any:
+def _a_sweeper_for(up: Up, folder: Path) -> AbstractContextManager[Up]:
     """A stack of nothing but a sweeper, on the servers of the other one."""
     names = ("event_store_url", "read_model_url", "redis_url")
     others = [word for role in ("command-api", "projector", "read-api") for word in ("--without", role)]
