@@ -66,14 +66,21 @@ class PipelineConnection:
     async def connect(
         cls, url: str, statements: Sequence[Statement], settings: dict[str, str], timeout_s: float
     ) -> "PipelineConnection":
-        """Connect, apply session ``settings`` and prepare ``statements``. Raises ConnectionLost."""
-        options = " ".join(f"-c {name}={value}" for name, value in settings.items())
+        """Connect, apply session ``settings`` and prepare ``statements``. Raises ConnectionLost, StatementFailed."""
         try:
-            connection = await psycopg.AsyncConnection.connect(
-                url, autocommit=True, options=options, connect_timeout=max(1, int(timeout_s))
-            )
+            async with asyncio.timeout(timeout_s):  # for everything: libpq's own is for its handshake alone
+                return await cls._connect(url, statements, settings)
+        except TimeoutError as error:
+            raise ConnectionLost(f"no connection within {timeout_s:g} s") from error
         except psycopg.OperationalError as error:
             raise ConnectionLost(str(error)) from error
+
+    @classmethod
+    async def _connect(
+        cls, url: str, statements: Sequence[Statement], settings: dict[str, str]
+    ) -> "PipelineConnection":
+        options = " ".join(f"-c {name}={_escaped(value)}" for name, value in settings.items())
+        connection = await psycopg.AsyncConnection.connect(url, autocommit=True, options=options)
         connection.pgconn.nonblocking = 1
         connection.pgconn.enter_pipeline_mode()
         pipeline = cls(connection, asyncio.get_running_loop())
@@ -98,6 +105,7 @@ class PipelineConnection:
             for statement, params in calls:
                 self._pgconn.send_query_prepared(statement.name, params, [_BINARY] * len(params), result_format=_BINARY)
         except psycopg.OperationalError as error:
+            self._lose(error)  # half of the trip may be on its way
             return self._fail_at_once(ConnectionLost(str(error)))
         return self._sync(len(calls))
 
@@ -184,6 +192,11 @@ class PipelineConnection:
         self._lose(ConnectionError("closed"))
         self._pgconn.finish()
         await self._connection.close()
+
+
+def _escaped(value: str) -> str:
+    """As a value in libpq's ``options``, where a space ends it."""
+    return value.replace("\\", "\\\\").replace(" ", "\\ ")
 
 
 def _statement_failed(result: PGresult) -> StatementFailed:

@@ -287,6 +287,10 @@ class PostgresDatabase:
         with psycopg.connect(self.url, options="-c search_path=stockhold") as connection:
             return connection.execute(statement.encode(), params).fetchall()
 
+    def run(self, statement: str) -> None:
+        with psycopg.connect(self.url, autocommit=True) as connection:
+            connection.execute(statement.encode())
+
     def empty(self) -> None:
         """As it was made: quicker than making another."""
         with psycopg.connect(self.url, options="-c search_path=stockhold") as connection:

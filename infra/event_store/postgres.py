@@ -77,6 +77,8 @@ class PostgresEventStore:
             statements,
             {
                 "search_path": SCHEMA,
+                # A trip without BEGIN too must see, statement by statement, what was committed before its lock.
+                "default_transaction_isolation": "read committed",
                 "lock_timeout": str(self._lock_timeout_ms),
                 "idle_in_transaction_session_timeout": str(self._idle_timeout_ms),
                 # A plan made while a table is empty must not stay a sequential scan when it has grown.
@@ -102,8 +104,18 @@ class PostgresEventStore:
         """Load outside the lock, beside a transaction. Raises StoreUnavailable."""
         calls = _load_calls(needs, warehouses_after)
         async with self._reader_turn:
-            await self._mend_reader()
-            return await _loading(self._run(self._reader, calls), calls, needs)
+            return await _loading(self._beside(calls), calls, needs)
+
+    async def _beside(self, calls: Sequence[Call]) -> list[PGresult]:
+        """A trip on the second connection."""
+        await self._mend_reader()
+        reader = self._reader
+        try:
+            return await self._run(reader, calls)
+        except asyncio.CancelledError:
+            if reader is not None:
+                await reader.close()  # its answer is still on the way: who comes next must not take it for theirs
+            raise
 
     def lock_and_load(self, needs: Needs, warehouses_after: int) -> Awaitable[Loaded]:
         """Begin, lock, load: one round trip, sent before this returns. Raises StoreUnavailable, LockTimeout."""
@@ -147,6 +159,7 @@ class PostgresEventStore:
 
     async def write_snapshots(self, snapshots: Sequence[SnapshotRow]) -> None:
         """Keep these states, unless newer ones are kept already. Raises StoreUnavailable."""
+        snapshots = sorted(snapshots)  # one order for all processes, or two of them could lock each other out
         call = Call(
             sql.PUT_SNAPSHOTS,
             (
@@ -157,9 +170,8 @@ class PostgresEventStore:
             ),
         )
         async with self._reader_turn:
-            await self._mend_reader()
             try:
-                await self._run(self._reader, [call])
+                await self._beside([call])
             except (ConnectionLost, StatementFailed) as error:
                 raise StoreUnavailable(str(error)) from error
 
@@ -367,19 +379,20 @@ async def _answered(sent: Awaitable[list[PGresult]]) -> list[PGresult]:
 
 
 UNIQUE_VIOLATION, LOCK_NOT_AVAILABLE, STALE, LATE = "23505", "55P03", "SH409", "SH408"
+_ROLLBACK = "40"
+"""SQLSTATE class of a transaction that the server gave up for another's sake, as in a deadlock."""
 _SERVER_TROUBLE = {"08", "53", "57", "58", "25"}
 """SQLSTATE classes of a server that is going down, full or in recovery, or that has ended our transaction."""
 
 
 def _in_port_terms(error: StatementFailed) -> StoreError:
-    if error.sqlstate == STALE:
-        return Conflict(str(error), stale=True)
-    if error.sqlstate == LATE:
-        return Conflict(str(error), stale=False)
-    if error.sqlstate == UNIQUE_VIOLATION:
-        return Conflict(str(error), stale=error.constraint == "stored_events_pkey")
-    if error.sqlstate == LOCK_NOT_AVAILABLE:
-        return LockTimeout(str(error))
-    if error.sqlstate[:2] in _SERVER_TROUBLE:
-        return StoreUnavailable(str(error))
-    return Rejected(str(error))
+    state, detail = error.sqlstate, str(error)
+    if state == UNIQUE_VIOLATION:
+        return Conflict(detail, stale=error.constraint == "stored_events_pkey")
+    if state in {STALE, LATE} or state.startswith(_ROLLBACK):
+        return Conflict(detail, stale=state == STALE)
+    if state == LOCK_NOT_AVAILABLE:
+        return LockTimeout(detail)
+    if state[:2] in _SERVER_TROUBLE:
+        return StoreUnavailable(detail)
+    return Rejected(detail)
