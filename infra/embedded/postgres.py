@@ -50,7 +50,14 @@ SETTINGS = {
     "full_page_writes": "on",
 }
 # For tests that do not pull the plug.
-FORGETFUL = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off", "shared_buffers": "128MB"}
+FORGETFUL = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "shared_buffers": "128MB",
+    # Its workers are a superuser's: they would be in the way of dropping a database, and there is nothing to tidy.
+    "autovacuum": "off",
+}
 
 
 def binary(name: str) -> Path:
