@@ -91,6 +91,7 @@ class Decision:
 
     def warehouse_to_put(self, code: str) -> Warehouse:
         """The warehouse, at version 0 if it does not exist yet, to be created or changed."""
+        self.warehouse(code)  # raises if it cannot be read
         warehouse = self._memory.warehouses.get(code)
         if warehouse is None:
             warehouse = self._memory.warehouses[code] = Warehouse.uncreated(code)

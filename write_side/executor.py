@@ -242,6 +242,9 @@ class CommandExecutor:
                 await (self._on_memory_alone(batch) if guessing else self._under_lock(batch))
             except Conflict as conflict:
                 self._note_conflict(conflict)
+                if not guessing:  # nobody else can have been first: it is a fault, and would be met again
+                    await self._settle_apart(batch, conflict)
+                    return
             except NotLoaded:
                 pass
             except LockTimeout:

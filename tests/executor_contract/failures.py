@@ -305,3 +305,5 @@ class UnreadableEvents:
         for _ in range(2):
             assert code_of(await ask(executor, order(None, ("A", 1, "W1"), order_id="o"))) == "internal"
             assert code_of(await ask(executor, order(None, ("A", 1, "W2"), order_id="o"))) == "201"
+            assert code_of(await ask(executor, PutWarehouse(code="W1", name="renamed again"))) == "internal"
+            assert (await ask(executor, PutWarehouse(code="W3", name="new"))).status in {200, 201}
