@@ -20,6 +20,7 @@ from tests.end_to_end.load import Door, connected
 from tests.support import Up, eventually_async, stockhold_up
 
 HEALED_S = 15.0
+DEAD_LETTERS = "stockhold_views_g1.dead_letters"
 
 
 @pytest.fixture(scope="module")
@@ -189,8 +190,8 @@ async def test_a_poison_event_stops_its_item_and_nothing_else(up: Up, door: Door
     elsewhere = {"order_id": "o", "lines": [{"sku": "POISON", "warehouse": "W2", "quantity": 1}]}
     assert (await door.post("/v1/reservations", elsewhere)).status == 201
 
-    await _correct(url, stream, version + 1)
-    query(url, "UPDATE stockhold_views_g1.dead_letters SET retry_requested = true WHERE stream = %s", stream)
+    correct(url, stream, version + 1, "stock-item.restocked", {"quantity": 1})
+    retry(up)
     await eventually_async(seen(window, "POISON", "redis", W1=6, W2=7), HEALED_S)
     level = await window.get(f"/v1/stock/POISON/W1?min_version=W1:{version + 1}")
     assert (level.status, level.json.get("stale")) == (200, None)
@@ -198,23 +199,55 @@ async def test_a_poison_event_stops_its_item_and_nothing_else(up: Up, door: Door
     assert (repaired.status, repaired.json["on_hand"]) == (200, 7)
 
 
-async def _correct(url: str, stream: str, version: int) -> None:
-    """Make of the poison what had been meant: a unit received."""
+async def test_a_poison_event_of_a_warehouse_stops_nobody_else(up: Up, door: Door, window: Door) -> None:
+    url = up.facts["event_store_url"]
+    assert (await door.put("/v1/warehouses/W9", {"name": "Nine"})).status == 201
+    await restock(door, "NINE", "W9", 5)
+    append(url, "warehouse:W9", 2, "warehouse.demolished", "{}")
+    query(url, "UPDATE warehouses SET version = 2, changed = nextval('warehouses_changed_seq') WHERE code = 'W9'")
+    await eventually_async(lambda: query(url, f"SELECT 1 FROM {DEAD_LETTERS} WHERE stream = 'warehouse:W9'"))
+    # What is decided about it alone fails, and at once.
+    async with asyncio.timeout(5):
+        assert (await door.put("/v1/warehouses/W9", {"name": "Other"}, key="demolished")).status == 500
+        assert (await door.post("/v1/stock/NINE/W9/restock", {"quantity": 1})).status == 500
+        version = await restock(door, "HEALTHY", "W2", 1)
+        assert (await door.put("/v1/warehouses/W8", {})).status == 201
+    assert (await window.get(f"/v1/stock/HEALTHY/W2?min_version=W2:{version}")).status == 200
+    await eventually_async(seen(window, "NINE", "redis", W9=5))
+
+    correct(url, "warehouse:W9", 2, "warehouse.changed", {"details": {"name": "Neun"}})
+    retry(up)
+    assert (await door.put("/v1/warehouses/W9", {"priority": 1}, key="demolished")).json["name"] == "Neun"
+
+    async def renamed() -> bool:
+        shown = (await window.get("/v1/warehouses/W9")).json
+        return (shown["name"], shown["priority"], shown["version"]) == ("Neun", 1, 3)
+
+    await eventually_async(renamed, HEALED_S)
+
+
+def correct(url: str, stream: str, version: int, topic: str, facts: dict[str, Any]) -> None:
+    """Make of the poison what had been meant."""
     state = {
         "originator_id": stream,
         "originator_version": version,
         "timestamp": datetime.now(UTC).isoformat(),
         "origin": {"command_id": "by-hand", "actor": "operator", "correlation_id": "by-hand"},
-        "quantity": 1,
+        **facts,
     }
     query(
         url,
-        """UPDATE stored_events SET topic = 'stock-item.restocked', state = %s
-           WHERE originator_id = %s AND originator_version = %s""",
+        "UPDATE stored_events SET topic = %s, state = %s WHERE originator_id = %s AND originator_version = %s",
+        topic,
         json.dumps(state).encode(),
         stream,
         version,
     )
+
+
+def retry(up: Up) -> None:
+    """Have what is parked tried again."""
+    query(up.facts["event_store_url"], f"UPDATE {DEAD_LETTERS} SET retry_requested = true")
 
 
 def test_after_all_that_the_views_are_the_log(up: Up) -> None:
