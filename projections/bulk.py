@@ -6,16 +6,19 @@ table. If the process or a server dies, the generation stays under construction 
 """
 
 import gc
-import multiprocessing
 import os
+import sys
 import threading
-from collections.abc import Iterator
-from contextlib import ExitStack
+import traceback
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, closing
 from itertools import groupby
 from operator import attrgetter
+from queue import SimpleQueue
 from struct import error as struct_error
 from typing import Any, Final, NamedTuple, Self
 
+import msgspec
 import psycopg
 from msgspec.structs import replace
 from psycopg import Copy, sql
@@ -48,7 +51,8 @@ from projections.views.warehouses import WarehouseRow, is_warehouse_stream
 BUFFER_ROWS: Final = 512
 """Rows gathered before they are handed to a connection."""
 SAMPLED_EVENTS: Final = 50_000
-EXIT_ORPHANED: Final = 75
+EXIT_DONE: Final = 0
+EXIT_FAILED: Final = 1
 TABLES: Final = (STOCK_LEVELS, POLICIES, RESERVATIONS, HOLDS, MOVEMENTS, WAREHOUSES)
 
 _NOT_STORABLE = (struct_error, ArithmeticError, ValueError)
@@ -89,7 +93,9 @@ def _fill(part: Part, *, careful: bool) -> Filled:
         log = stack.enter_context(psycopg.connect(part.event_store_url, options=f"-c search_path={LOG_SCHEMA}"))
         tables = {table.name: stack.enter_context(_TableWriter(part, table)) for table in TABLES}
         filler = _Filler(tables, part.revision, careful=careful)
-        for stream, rows in groupby(_read(log, part), key=attrgetter("stream")):
+        # Closed by hand: a COPY that is left in the middle keeps its connection from ever being closed.
+        events = stack.enter_context(closing(_read(log, part)))
+        for stream, rows in groupby(events, key=attrgetter("stream")):
             filler.take(stream, rows)
         for writer in tables.values():
             writer.finish()
@@ -97,7 +103,7 @@ def _fill(part: Part, *, careful: bool) -> Filled:
     return Filled(filler.events, filler.streams, len(filler.dead_letters))
 
 
-def _read(log: psycopg.Connection, part: Part) -> Iterator[LogRow]:
+def _read(log: psycopg.Connection, part: Part) -> Generator[LogRow]:
     """The part's events, stream by stream, each in order."""
     query = sql.SQL(
         "COPY (SELECT notification_id, originator_id, originator_version, topic, state FROM stored_events"
@@ -297,16 +303,33 @@ def part_bounds(connection: psycopg.Connection, head: int, parts: int) -> list[t
     return list(zip(["", *cuts], [*cuts, None], strict=True))
 
 
-def prepare_worker() -> None:
-    """What a process does before its first part."""
+def main() -> None:
+    """A worker: parts come as lines of JSON on standard input, what each came to goes out the same way.
+
+    When the input ends, so does this process, at once: nothing outlives the rebuild, however that ends.
+    """
     # Rows are made and dropped by the million and none is part of a cycle.
     gc.disable()
-    # Nothing may outlive the rebuild, however it ends: a pool's processes would wait for work for ever.
-    parent = multiprocessing.parent_process()
-    if parent is not None:
+    parts: SimpleQueue[bytes] = SimpleQueue()
 
-        def watch() -> None:
-            parent.join()
-            os._exit(EXIT_ORPHANED)
+    def receive() -> None:
+        for line in sys.stdin.buffer:
+            parts.put(line)
+        os._exit(EXIT_DONE)
 
-        threading.Thread(target=watch, name="parent", daemon=True).start()
+    threading.Thread(target=receive, name="parts", daemon=True).start()
+    try:
+        while True:
+            filled = fill_part(msgspec.json.decode(parts.get(), type=Part))
+            sys.stdout.buffer.write(msgspec.json.encode(filled) + b"\n")
+            sys.stdout.buffer.flush()
+    except Exception as error:  # noqa: BLE001  (whatever it is, it is told and ends the process)
+        traceback.print_exc()
+        sys.stderr.write(f"{type(error).__name__}: {' '.join(str(error).split())}\n")
+        sys.stderr.flush()
+        # An orderly exit would wait for the thread that reads, which has nothing to read.
+        os._exit(EXIT_FAILED)
+
+
+if __name__ == "__main__":
+    main()

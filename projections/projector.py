@@ -2,8 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -159,6 +159,18 @@ async def run_follower(
                     await _pause(stop, pause_s)
         finally:
             ringer.cancel()
+
+
+@asynccontextmanager
+async def following(servers: Servers, generation: Generation) -> AsyncIterator[None]:
+    """Follow the log for ``generation`` while the block lasts, unless a projector does: whoever leads is fine."""
+    stop = asyncio.Event()
+    follower = asyncio.create_task(run_follower(generation, servers, stop))
+    try:
+        yield
+    finally:
+        stop.set()
+        await follower
 
 
 class _Term:

@@ -2,23 +2,23 @@
 
 import asyncio
 import logging
-import multiprocessing
 import os
+import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
+import msgspec
 import psycopg
 from psycopg import AsyncConnection, sql
 
 from infra.event_store.log_reader import LogReader
 from projections import generations
-from projections.bulk import Filled, Part, fill_part, part_bounds, prepare_worker
+from projections.bulk import Filled, Part, part_bounds
 from projections.generations import Generation
-from projections.projector import Servers, run_follower
+from projections.projector import Servers, following
 from projections.redis_views import RedisViews
 from projections.row_reader import RowReader
 
@@ -80,7 +80,7 @@ async def rebuild(
             indexed_s = time.monotonic()
             await _set_cursor(connection, generation, head)
             await generations.make_live(connection, generation)
-            async with _following(servers, generation):
+            async with following(servers, generation):
                 await _caught_up(servers, generation, progress)
                 if verify is not None:
                     await verify(generation)
@@ -113,6 +113,19 @@ async def retire(servers: Servers) -> list[Generation]:
     return dropped
 
 
+async def switch(servers: Servers, number: int) -> Generation:
+    """Point the readers to the live generation ``number``. Raises RebuildRunning; LookupError if there is none."""
+    async with (
+        await generations.connect(servers.read_model_url) as connection,
+        generations.changing_generations(connection),
+    ):
+        for generation in await generations.generations(connection):
+            if generation.number == number and generation.state == "live":
+                await generations.point_to(connection, generation)
+                return generation
+    raise LookupError(f"there is no live generation {number}")
+
+
 async def _head(servers: Servers) -> tuple[int, int]:
     log = await LogReader.connect(servers.event_store_url, timeout_s=servers.connect_timeout_s)
     try:
@@ -131,15 +144,66 @@ async def _fill(servers: Servers, generation: Generation, head: int, jobs: int, 
         for low, high in bounds
     ]
     filled: list[Filled] = []
+    waiting = iter(parts)
+
+    async def work() -> None:
+        async with _worker() as worker:
+            for part in waiting:
+                filled.append(await worker.fill(part))
+                progress("filling", sum(each.events for each in filled), head)
+
     progress("filling", 0, head)
-    with ProcessPoolExecutor(
-        min(jobs, len(parts)), mp_context=multiprocessing.get_context("spawn"), initializer=prepare_worker
-    ) as pool:
-        loop = asyncio.get_running_loop()
-        for done in asyncio.as_completed([loop.run_in_executor(pool, fill_part, part) for part in parts]):
-            filled.append(await done)
-            progress("filling", sum(part.events for part in filled), head)
+    workers = [asyncio.ensure_future(work()) for _ in range(min(jobs, len(parts)))]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:  # the first that fails ends them all
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
     return filled
+
+
+class WorkerFailed(Exception):
+    """A process that was folding the log has ended; what it said last is in the message."""
+
+
+class _Worker:
+    """A process that fills one part after another."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    async def fill(self, part: Part) -> Filled:
+        """Raises WorkerFailed."""
+        process = self._process
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(msgspec.json.encode(part) + b"\n")
+        line = await process.stdout.readline()
+        if not line:
+            raise WorkerFailed(await self._last_words())
+        return msgspec.json.decode(line, type=Filled)
+
+    async def _last_words(self) -> str:
+        assert self._process.stderr is not None
+        said = (await self._process.stderr.read()).decode("utf-8", "replace").splitlines()
+        return (
+            f"a process of the rebuild ended ({await self._process.wait()}): {said[-1] if said else 'no word of why'}"
+        )
+
+
+@asynccontextmanager
+async def _worker() -> AsyncIterator[_Worker]:
+    pipe = asyncio.subprocess.PIPE
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "projections.bulk"), stdin=pipe, stdout=pipe, stderr=pipe
+    )
+    try:
+        yield _Worker(process)
+    finally:
+        with suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()
 
 
 async def _index(servers: Servers, generation: Generation, jobs: int, progress: Progress) -> None:
@@ -176,18 +240,6 @@ async def _set_cursor(connection: AsyncConnection, generation: Generation, head:
         ),
         [head, time.time_ns() // 1_000, head],
     )
-
-
-@asynccontextmanager
-async def _following(servers: Servers, generation: Generation) -> AsyncIterator[None]:
-    """Follow the log for ``generation``, unless a projector does it already; whoever leads is fine."""
-    stop = asyncio.Event()
-    follower = asyncio.create_task(run_follower(generation, servers, stop))
-    try:
-        yield
-    finally:
-        stop.set()
-        await follower
 
 
 async def _caught_up(servers: Servers, generation: Generation, progress: Progress) -> None:
