@@ -343,6 +343,9 @@ class OnStream:
         del digest
         item = decision.item_of_stream(command.stream)
         released = self._act(item, command.limit, origin, decision.now)
+        if not released and decision.on_memory_alone:
+            # Nothing is appended, so nothing would tell that memory is behind: what is due may be a neighbour's.
+            raise NotLoaded([command.stream])
         if isinstance(command, RelieveShortage) and released == command.limit:
             decision.follow_ups.append(command)
         return 204, None

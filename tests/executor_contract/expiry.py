@@ -86,6 +86,16 @@ class Expiry:
         check_index(audit(cluster.database.events()), cluster.database.holds(), cluster.database.headers())
         assert {key for key in cluster.database.outcomes() if key[1] == ""} == set()
 
+    async def test_what_a_neighbour_has_promised_is_swept_too(self, cluster: Cluster) -> None:
+        """The sweeper's own process knows the item from before: it must not take its memory's word for "nothing due"."""
+        one, sweeper = await cluster.executor(), await cluster.executor()
+        await cluster.stock(one, ("A", "W1", 10))
+        await cluster.level(sweeper, "A", "W1")
+        await ask(one, order("r1", ("A", 1, "W1"), ttl_s=10))
+        cluster.elapse(11)
+        assert (await sweeper.execute(ExpireHolds(stream="stock:A@W1"))).status == 204
+        assert cluster.topics("stock:A@W1")[-1] == "released"
+
     async def test_thousands_due_at_once_are_released_in_steps_before_the_command_that_needs_them(
         self, cluster: Cluster
     ) -> None:
