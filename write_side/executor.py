@@ -51,6 +51,7 @@ from write_side.submission import Answer, Overloaded, Submission
 log = logging.getLogger(__name__)
 
 _RECONNECT_PAUSE_S = 0.1
+_RECONNECT_IDLE_S = 0.5
 _LOADS_MAX = 6
 """How often a command may turn out to need more: its reservation, then its items, then what changed meanwhile."""
 
@@ -69,6 +70,8 @@ class _Flight:
     decision: Decision
     done: Round
     writes: Writes
+    warehouses_known: int
+    """What the decision knew of warehouses: memory may have learned more before this is sent."""
 
 
 class CommandExecutor:
@@ -218,8 +221,7 @@ class CommandExecutor:
             if not self._ready:
                 self._deliver()
                 if not self._ready:
-                    self._wake.clear()
-                    await self._wake.wait()
+                    await self._rest()
                     continue
             batch = self._take_batch()
             try:
@@ -229,6 +231,14 @@ class CommandExecutor:
                 self._answer_all(batch, INTERNAL)
             self._memory.trim()
             QUEUED.set(len(self._ready) + len(self._cold))
+
+    async def _rest(self) -> None:
+        """Until there is work. Who is not ready may never be sent any: meanwhile the store is looked for without."""
+        self._wake.clear()
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._wake.wait(), None if self._connected else _RECONNECT_IDLE_S)
+            return
+        await self._reconnect([])
 
     def _take_batch(self) -> list[Work]:
         return [self._ready.popleft() for _ in range(min(len(self._ready), self._batch_limit))]
@@ -316,11 +326,12 @@ class CommandExecutor:
         ahead = None
         try:
             if flight.writes:
-                sent = self._store.append_unseen(flight.writes, self._memory.warehouses_changed)
+                sent = self._store.append_unseen(flight.writes, flight.warehouses_known)
                 self._deliver()
                 ahead = self._decide_ahead() if look_ahead else None
                 async with asyncio.timeout(self._patience_s(flight.batch)):
                     self._clock.heard(await sent)
+                self._connected = True
         except BaseException:
             if ahead is not None:  # it stands on what has just failed
                 ahead.decision.undo()
@@ -334,7 +345,7 @@ class CommandExecutor:
         decision = Decision(self._memory, self._mapper, self._clock.now(), None)
         try:
             done = self._decide(batch, decision)
-            return _Flight(list(batch), decision, done, decision.writes())
+            return _Flight(list(batch), decision, done, decision.writes(), self._memory.warehouses_changed)
         except BaseException:
             decision.undo()
             raise
@@ -364,6 +375,7 @@ class CommandExecutor:
         sent = self._store.lock_and_load(needs, self._memory.warehouses_changed)
         self._deliver()
         loaded = await sent
+        self._connected = True
         decision = Decision(self._memory, self._mapper, loaded.now, loaded, (*needs.cached, *needs.cold))
         try:
             await self._loader.take_in(loaded, needs)

@@ -128,8 +128,12 @@ class Memory:
         return missing
 
     def warehouses_seen(self, loaded: Loaded) -> None:
-        """Move on to what ``loaded`` named, if the events of all those warehouses are in memory now."""
-        if loaded.warehouses and all(self.warehouses[row.code].version >= row.version for row in loaded.warehouses):
+        """Move on to what ``loaded`` named, if the events of all those warehouses are in memory now, and to stay.
+
+        A change of our own that is committing may be seen here before its answer comes, and be undone if none comes.
+        """
+        named = [(self.warehouses[row.code], row.version) for row in loaded.warehouses]
+        if named and all(known.version >= version and not known.new_events for known, version in named):
             self.warehouses_changed = max(self.warehouses_changed, loaded.warehouses[-1].changed)
 
     def _take_row(self, row: StoredRow, *, fresh: bool) -> None:

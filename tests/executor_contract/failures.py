@@ -141,6 +141,30 @@ class Away:
         assert executor.ready
         assert audit(cluster.database.events())["stock:A@W1"].reserved == 8
 
+    async def test_when_the_store_is_back_the_process_is_ready_though_nobody_has_asked_it_anything(
+        self, cluster: Cluster
+    ) -> None:
+        """A balancer sends nothing to who is not ready: waiting for the next command would be for ever."""
+        executor = await cluster.executor(**SHORT)
+        await cluster.stock(executor, ("A", "W1", 10))
+        store = cluster.store_of(executor)
+        store.fail(StoreUnavailable("away"), "append", "append_unseen", "lock_and_load", "open", always=True)
+        assert (await ask(executor, order("r1", ("A", 1, "W1")))).status == 503
+        assert not executor.ready
+        store.forgive()
+        await eventually_async(lambda: executor.ready)
+
+    async def test_a_process_that_commits_is_ready(self, cluster: Cluster) -> None:
+        executor = await cluster.executor()
+        await cluster.stock(executor, ("A", "W1", 10))
+        await cluster.level(executor, "A", "W1")
+        store = cluster.store_of(executor)
+        store.fail(StoreUnavailable("cut"))
+        store.fail(Rejected("connected, but it could not look around"), "read")
+        assert (await ask(executor, order("r1", ("A", 1, "W1")))).status == 201
+        assert executor.ready
+        assert not [fault for fault in store.faults if fault.method == "read"]
+
     async def test_at_its_deadline_a_command_is_answered_whatever_it_was_waiting_for(self, cluster: Cluster) -> None:
         executor = await cluster.executor(**SHORT)
         await cluster.stock(executor, ("A", "W1", 10))

@@ -15,6 +15,7 @@ from domain.commands import (
     ShipReservation,
 )
 from domain.values import Strategy, WarehouseStatus
+from infra.event_store.port import StoreUnavailable
 from tests.support import eventually_async
 from tests.support_audit import audit, check_index
 from tests.support_write_side import Cluster, ask, code_of, gather_answers, order, post, said
@@ -86,6 +87,45 @@ class Neighbours:
         assert _places(said(await ask(other, order("r5", *anywhere)))) == [("W2", 1)]
         await ask(one, PutWarehouse(code="W3"))
         assert (await ask(other, Restock(sku="A", warehouse="W3", quantity=1))).status == 200
+
+    async def test_a_batch_that_was_decided_ahead_hears_of_a_warehouse_that_closed_meanwhile(
+        self, cluster: Cluster
+    ) -> None:
+        """It was decided before, and sent after, the process had learned of the change in passing."""
+        one, other = await cluster.executor(batch_limit=2, lock_first_batches=1), await cluster.executor()
+        await cluster.stock(one, ("A", "W1", 100))
+        for _ in range(3):  # the conflict over the warehouse that is new is past, the item in memory
+            await cluster.level(one, "A", "W1")
+        store = cluster.store_of(one)
+        committed = store.hold_answers("append_unseen", "append")
+        answers = [post(one, order(f"r{n}", ("A", 1, "W1"))) for n in range(4)]
+        await eventually_async(lambda: cluster.topics("stock:A@W1").count("reserved") == 2)
+        assert (await ask(other, PutWarehouse(code="W1", status=WarehouseStatus.INACTIVE))).status == 200
+        cold = post(one, order("cold", ("X", 1)))
+        await eventually_async(lambda: one._memory.warehouses["W1"].version == 2)
+        committed.set()
+        codes = [code_of(answer) for answer in await gather_answers([*answers, cold])]
+        assert codes == ["201", "201", "warehouse-inactive", "warehouse-inactive", "unknown-stock-item"]
+
+    async def test_a_change_of_our_own_that_was_seen_before_its_answer_was_lost_is_not_forgotten(
+        self, cluster: Cluster
+    ) -> None:
+        one = await cluster.executor()
+        await cluster.stock(one, ("A", "W1", 100))
+        store = cluster.store_of(one)
+        store.fail(StoreUnavailable("cut"), "append", applied=True)
+        answered = store.hold_answers("append")
+        put = post(one, PutWarehouse(code="W1", status=WarehouseStatus.INACTIVE))
+        await eventually_async(lambda: len(cluster.events("warehouse:W1")) == 2)
+        cold = post(one, order("cold", ("X", 1)))
+        await eventually_async(
+            lambda: len(one._ready) == 1, what="the other command looked for, and W1 seen in passing"
+        )
+        answered.set()
+        assert [answer.status for answer in await gather_answers([put, cold])] == [200, 404]
+        assert code_of(await ask(one, order("r1", ("A", 1, "W1")))) == "warehouse-inactive"
+        assert (await ask(one, PutWarehouse(code="W1", status=WarehouseStatus.ACTIVE))).status == 200
+        assert (await ask(one, order("r2", ("A", 1, "W1")))).status == 201
 
     async def test_a_new_place_of_a_sku_is_served_from_at_once(self, cluster: Cluster) -> None:
         one, other = await cluster.executor(), await cluster.executor()
