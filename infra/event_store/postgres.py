@@ -67,6 +67,9 @@ class PostgresEventStore:
         except (ConnectionLost, StatementFailed) as error:
             await self.close()
             raise StoreUnavailable(str(error)) from error
+        except asyncio.CancelledError:  # not in time: a writer without its reader would never be given another
+            await self.close()
+            raise
 
     async def _connect_reader(self) -> PipelineConnection:
         return await self._connect("stockhold-reader", (*sql.LOADING, sql.PUT_SNAPSHOTS))
