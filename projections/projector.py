@@ -62,7 +62,7 @@ async def run_projector(
     A generation that is made meanwhile gets its follower within a second, one that is dropped loses it.
     ``on_ready``: called once, when every follower of the start leads or stands by.
     """
-    running: dict[int, _Running] = {}
+    running: dict[Generation, _Running] = {}
     announced = False
     async with Bell(servers.read_model_url, [VIEWS_CHANNEL]) as bell:
         ringer = asyncio.create_task(_ring_at_stop(bell, stop))
@@ -112,16 +112,18 @@ async def _live(servers: Servers) -> list[Generation]:
 
 
 async def _match(
-    running: dict[int, _Running], wanted: list[Generation], servers: Servers, options: FollowerOptions
+    running: dict[Generation, _Running], wanted: list[Generation], servers: Servers, options: FollowerOptions
 ) -> None:
-    """Start what is missing and end what is not wanted any more. Raises what a follower died of."""
-    numbers = {generation.number for generation in wanted}
-    for number in [number for number, one in running.items() if number not in numbers or one.failed]:
-        await running.pop(number).end()
+    """Start what is missing and end what is not wanted any more. Raises what a follower died of.
+
+    A generation is all of its facts: numbers begin anew once the views have been dropped by hand.
+    """
+    for generation in [each for each, one in running.items() if each not in wanted or one.failed]:
+        await running.pop(generation).end()
     for generation in wanted:
-        if generation.number not in running:
+        if generation not in running:
             logger.info("following the log", extra={"generation": generation.schema})
-            running[generation.number] = _Running(generation, servers, options)
+            running[generation] = _Running(generation, servers, options)
 
 
 async def run_follower(

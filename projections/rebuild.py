@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 EVENTS_PER_PART: Final = 25_000
 """Small enough for the bar to move, and for the processes to finish at about the same time."""
 POLL_S: Final = 0.05
+PATIENCE_S: Final = 120.0
+"""How long a new generation may stand still before it is given up; a cache of millions of rows is filled in silence."""
 
 VIEWS: Final = ("stock-levels", "reservations", "movements", "warehouses")
 """What a rebuild may be asked for. They share a watermark per item, so they are always rebuilt together."""
@@ -163,6 +165,10 @@ async def _fill(servers: Servers, generation: Generation, head: int, jobs: int, 
     return filled
 
 
+class Stalled(Exception):
+    """What was built does not catch up with the log."""
+
+
 class WorkerFailed(Exception):
     """A process that was folding the log has ended; what it said last is in the message."""
 
@@ -243,18 +249,24 @@ async def _set_cursor(connection: AsyncConnection, generation: Generation, head:
 
 
 async def _caught_up(servers: Servers, generation: Generation, progress: Progress) -> None:
-    """Wait until both stores have everything up to the head as it is now."""
+    """Wait until both stores have everything up to the head as it is now. Raises Stalled."""
     begun, _ = await _head(servers)
+    seen, seen_s = None, time.monotonic()
     cache = RedisViews(servers.redis, generation.redis_prefix)
     rows = await RowReader.connect(servers.read_model_url, generation.schema)
     try:
         while True:
             cursor = await rows.cursor()
             progress("following", min(cursor.pg_position, begun), begun)
-            if cursor.pg_position >= begun:
-                filled = await cache.filled()
-                if filled is not None and filled[0] >= begun:
-                    return
+            filled = await cache.filled()
+            if cursor.pg_position >= begun and filled is not None and filled[0] >= begun:
+                return
+            if seen != (cursor.pg_position, filled):
+                seen, seen_s = (cursor.pg_position, filled), time.monotonic()
+            elif time.monotonic() - seen_s > PATIENCE_S:
+                raise Stalled(
+                    f"{generation.schema} stands at position {cursor.pg_position} of {begun}, Redis at {filled}"
+                )
             await asyncio.sleep(POLL_S)
     finally:
         await rows.close()

@@ -56,7 +56,7 @@ async def _run(
     from infra.redis import connect_redis
     from projections.generations import RebuildRunning
     from projections.projector import Servers
-    from projections.rebuild import WorkerFailed, switch
+    from projections.rebuild import Stalled, WorkerFailed, switch
     from projections.rebuild import retire as retire_others
 
     migrate(urls.read_model_url, READ_MODEL)  # the views may have been dropped, with the table of generations
@@ -70,7 +70,7 @@ async def _run(
                 facts["generation"] = (await switch(servers, to)).number
             if retire:
                 facts["retired"] = [generation.number for generation in await retire_others(servers)]
-        except (RebuildRunning, WorkerFailed) as failure:
+        except (RebuildRunning, WorkerFailed, Stalled) as failure:
             raise Refusal(str(failure), EXIT_CHECK_FAILED) from failure
         except LookupError as unknown:
             raise Refusal(str(unknown)) from unknown

@@ -21,7 +21,7 @@ from projections.dead_letters import RetryTimeout, parked_streams, retry_parked
 from projections.follower import FollowerOptions
 from projections.generations import Generation, RebuildRunning
 from projections.projector import Servers, run_follower, run_projector
-from projections.rebuild import Rebuilt, WorkerFailed, rebuild, retire, switch
+from projections.rebuild import Rebuilt, Stalled, WorkerFailed, rebuild, retire, switch
 from tests.support import STOCKHOLD, eventually_async
 from tests.support_domain import NOW, registered, restocked, returned
 from tests.support_histories import played_seed
@@ -260,6 +260,21 @@ async def test_only_one_rebuild_at_a_time(at: Servers) -> None:
             await rebuild(at)
         with pytest.raises(RebuildRunning):
             await retire(at)
+
+
+async def test_what_does_not_catch_up_is_given_up(log: LogWriter, at: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    log.happened("A", "W1", registered())
+    first, _ = await followed(at)
+    monkeypatch.setattr(rebuild_module, "PATIENCE_S", 0.3)
+
+    def restored(step: str, _done: int, _of: int) -> None:
+        if step == "indexing":
+            with psycopg.connect(at.event_store_url) as connection:
+                connection.execute("UPDATE stockhold.log_epoch SET epoch = 9")
+
+    with pytest.raises(Stalled):
+        await rebuild(at, jobs=1, progress=restored)
+    assert await all_generations(at) == [(first.number, "live")]
 
 
 async def test_views_can_be_dropped_and_rebuilt(log: LogWriter, at: Servers) -> None:
