@@ -23,8 +23,6 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from prometheus_client import Counter
-
 from domain.commands import Command, ExpireHolds
 from domain.hold import EXPIRY_ACTOR
 from infra.event_store.mapper import EventMapper
@@ -106,7 +104,6 @@ class CommandExecutor:
         self._loader = Loader(store, self._memory, self._clock)
         self._tasks: list[asyncio.Task[None]] = []
         self._snapshots: set[asyncio.Task[None]] = set()
-        self._counters: dict[tuple[str, int], Counter] = {}
         self._connected = False
 
     # Doors ---------------------------------------------------------------------------------------
@@ -458,21 +455,19 @@ class CommandExecutor:
     def _deliver(self) -> None:
         """Tell the callers of what is settled. Called when the next batch has been sent: it waits for nobody."""
         outbox, self._outbox = self._outbox, []
+        answered: dict[tuple[str, int], int] = {}
         for work, answer in outbox:
             self._admitted -= 1
-            self._count(work.handler.operation, answer.status)
+            kind = (work.handler.operation, answer.status)
+            answered[kind] = answered.get(kind, 0) + 1
             try:
                 work.submission.answer(answer)
             except Exception:
                 log.exception("an answer could not be delivered")
+        for (operation, status), count in answered.items():
+            COMMANDS.labels(operation, str(status)).inc(count)
         if not self._admitted:
             self._idle.set()
-
-    def _count(self, operation: str, status: int) -> None:
-        counter = self._counters.get((operation, status))
-        if counter is None:
-            counter = self._counters[operation, status] = COMMANDS.labels(operation, str(status))
-        counter.inc()
 
     async def _reconnect(self, batch: list[Work]) -> None:
         """Try once, no longer than the first of those that wait has time; who has none left is answered."""
