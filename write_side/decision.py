@@ -246,7 +246,8 @@ class Decision:
     def undo(self) -> None:
         """The batch is not in the log: memory must not keep it. What was decided after it is undone first."""
         for stream, aggregate in self._touched.items():
-            aggregate.undo(aggregate.version - self._read_at[stream])
+            if aggregate.new_events:  # else it may have moved on meanwhile, by what the log says
+                aggregate.undo(aggregate.version - self._read_at[stream])
 
 
 def origin_of(

@@ -18,7 +18,7 @@ from domain.values import Strategy, WarehouseStatus
 from infra.event_store.port import StoreUnavailable
 from tests.support import eventually_async
 from tests.support_audit import audit, check_index
-from tests.support_write_side import Cluster, ask, code_of, gather_answers, order, post, said
+from tests.support_write_side import SCOPE, Cluster, ask, code_of, gather_answers, order, post, said
 
 
 class Neighbours:
@@ -126,6 +126,23 @@ class Neighbours:
         assert code_of(await ask(one, order("r1", ("A", 1, "W1")))) == "warehouse-inactive"
         assert (await ask(one, PutWarehouse(code="W1", status=WarehouseStatus.ACTIVE))).status == 200
         assert (await ask(one, order("r2", ("A", 1, "W1")))).status == 201
+
+    async def test_a_put_that_changed_nothing_is_undone_though_a_neighbour_has_changed_the_warehouse_since(
+        self, cluster: Cluster
+    ) -> None:
+        one, other = await cluster.executor(), await cluster.executor()
+        await cluster.stock(one, ("A", "W1", 100))
+        store = cluster.store_of(one)
+        store.fail(StoreUnavailable("cut"), "append", applied=True)
+        answered = store.hold_answers("append")
+        put = post(one, PutWarehouse(code="W1", priority=1), "same")
+        await eventually_async(lambda: (SCOPE, "same") in cluster.database.outcomes())
+        assert (await ask(other, PutWarehouse(code="W1", status=WarehouseStatus.INACTIVE))).status == 200
+        cold = post(one, order("cold", ("X", 1)))
+        await eventually_async(lambda: one._memory.warehouses["W1"].version == 2)
+        answered.set()
+        assert [answer.status for answer in await gather_answers([put, cold])] == [200, 404]
+        assert code_of(await ask(one, order("r1", ("A", 1, "W1")))) == "warehouse-inactive"
 
     async def test_a_new_place_of_a_sku_is_served_from_at_once(self, cluster: Cluster) -> None:
         one, other = await cluster.executor(), await cluster.executor()
