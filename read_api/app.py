@@ -79,9 +79,8 @@ def compose(settings: Settings, clock: ReadClock | None = None) -> Parts:
     """The read API of the servers that ``settings`` names, unconnected."""
     clock = clock or ReadClock()
     pool = create_pool(settings.read_model_url, settings.postgres_pool_max, settings.statement_timeout_ms)
-    current = Current(
-        ViewDatabase(pool), settings.read_model_url, clock, interval_s=settings.warehouse_refresh_ms / 1e3
-    )
+    database = ViewDatabase(pool, settings.statement_timeout_ms)
+    current = Current(database, settings.read_model_url, clock, interval_s=settings.warehouse_refresh_ms / 1e3)
     redis = RedisPipeline(settings.redis_url, FilledGate(current), timeout_s=settings.redis_timeout_ms / 1e3)
     log = Log(settings.event_store_url, EventMapper(), timeout_s=settings.connect_timeout_s)
     api = create_read_api(_readers(settings, current, clock, redis, log), Probes(current, log))

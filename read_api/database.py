@@ -1,8 +1,12 @@
 """Statements on the views' tables in Postgres, whichever generation is read."""
 
-from collections.abc import Mapping, Sequence
+import asyncio
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache
-from typing import Any, LiteralString
+from typing import Any, Final, LiteralString
 
 import psycopg
 from psycopg import sql
@@ -16,6 +20,8 @@ Pool = AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]]
 Row = tuple[Any, ...]
 
 _CONNECTION_WAIT_S = 1.0
+_GRACE_S: Final = 1.0
+"""How much longer than the server may take we wait to hear of it."""
 
 AWAY = (psycopg.OperationalError, psycopg.InterfaceError, PoolTimeout, OSError)
 """What a statement raises when the server is away, restarting, or does not answer in time."""
@@ -57,10 +63,14 @@ def create_pool(url: str, size_max: int, statement_timeout_ms: int) -> Pool:
 
 
 class ViewDatabase:
-    """Runs statements that name the tables of the generation as ``{views}.stock_levels``."""
+    """Runs statements that name the tables of the generation as ``{views}.stock_levels``.
 
-    def __init__(self, pool: Pool) -> None:
+    The server ends a statement after ``statement_timeout_ms`` (0: never); if not even that is heard, it counts as away.
+    """
+
+    def __init__(self, pool: Pool, statement_timeout_ms: int) -> None:
         self._pool = pool
+        self._patience_s = statement_timeout_ms / 1e3 + _GRACE_S if statement_timeout_ms else None
 
     async def rows(self, schema: str, statement: LiteralString, params: Mapping[str, Any] | None = None) -> list[Row]:
         """All rows. Raises HttpProblem ``unavailable`` if the database is away.
@@ -69,10 +79,32 @@ class ViewDatabase:
         """
         try:
             async with self._pool.connection() as connection:
-                cursor = await connection.execute(_rendered(statement, schema), params)
-                return await cursor.fetchall()
+                with _cut_after(connection, self._patience_s):
+                    cursor = await connection.execute(_rendered(statement, schema), params)
+                    return await cursor.fetchall()
         except AWAY as error:
             raise unavailable("the views' database is away") from error
+
+
+@contextmanager
+def _cut_after(connection: psycopg.AsyncConnection[Any], seconds: float | None) -> Iterator[None]:
+    """A server that hangs, or a network that has forgotten us, looks like one that has closed the connection.
+
+    To cancel the statement would not do: psycopg then waits for the server to say that it is cancelled.
+    """
+    if seconds is None:
+        yield
+        return
+    handle = asyncio.get_running_loop().call_later(seconds, _cut, connection)
+    try:
+        yield
+    finally:
+        handle.cancel()
+
+
+def _cut(connection: psycopg.AsyncConnection[Any]) -> None:
+    with suppress(OSError, psycopg.Error), socket.socket(fileno=os.dup(connection.fileno())) as line:
+        line.shutdown(socket.SHUT_RDWR)
 
 
 @lru_cache(maxsize=512)
