@@ -21,7 +21,7 @@ async def proxy(database_url: str) -> AsyncIterator[Proxy]:
 
 @pytest.fixture
 async def database(proxy: Proxy) -> AsyncIterator[ViewDatabase]:
-    async with create_pool(proxy.url, 2, STATEMENT_MS) as pool:
+    async with create_pool(proxy.url, 1, STATEMENT_MS) as pool:
         yield ViewDatabase(pool, STATEMENT_MS)
         proxy.go_on()
 
