@@ -15,7 +15,7 @@ import redis
 
 from infra.embedded.folder import DataFolder
 from infra.event_store.append_lock import CHANNEL, append_lock_key
-from tests.end_to_end.ledger import assert_clean, query
+from tests.end_to_end.ledger import assert_clean, query, stockhold
 from tests.end_to_end.load import Door, connected
 from tests.support import Up, eventually_async, stockhold_up
 
@@ -190,8 +190,10 @@ async def test_a_poison_event_stops_its_item_and_nothing_else(up: Up, door: Door
     elsewhere = {"order_id": "o", "lines": [{"sku": "POISON", "warehouse": "W2", "quantity": 1}]}
     assert (await door.post("/v1/reservations", elsewhere)).status == 201
 
+    assert parked(up) == [stream]
+    assert retry(up) == (1, 0, [stream])
     correct(url, stream, version + 1, "stock-item.restocked", {"quantity": 1})
-    retry(up)
+    assert retry(up) == (0, 1, [])
     await eventually_async(seen(window, "POISON", "redis", W1=6, W2=7), HEALED_S)
     level = await window.get(f"/v1/stock/POISON/W1?min_version=W1:{version + 1}")
     assert (level.status, level.json.get("stale")) == (200, None)
@@ -216,7 +218,7 @@ async def test_a_poison_event_of_a_warehouse_stops_nobody_else(up: Up, door: Doo
     await eventually_async(seen(window, "NINE", "redis", W9=5))
 
     correct(url, "warehouse:W9", 2, "warehouse.changed", {"details": {"name": "Neun"}})
-    retry(up)
+    assert retry(up) == (0, 1, [])
     assert (await door.put("/v1/warehouses/W9", {"priority": 1}, key="demolished")).json["name"] == "Neun"
 
     async def renamed() -> bool:
@@ -245,9 +247,17 @@ def correct(url: str, stream: str, version: int, topic: str, facts: dict[str, An
     )
 
 
-def retry(up: Up) -> None:
-    """Have what is parked tried again."""
-    query(up.facts["event_store_url"], f"UPDATE {DEAD_LETTERS} SET retry_requested = true")
+def parked(up: Up) -> list[str]:
+    """The streams that stand still."""
+    exit_code, report = stockhold(up, "dead-letters")
+    assert exit_code == 0
+    return [letter["stream"] for letter in report["dead_letters"]]
+
+
+def retry(up: Up) -> tuple[int, int, list[str]]:
+    """Have what is parked tried again: exit code, how many are healed, and what stays."""
+    exit_code, report = stockhold(up, "dead-letters", "--retry")
+    return exit_code, report["healed"], [letter["stream"] for letter in report["dead_letters"]]
 
 
 def test_after_all_that_the_views_are_the_log(up: Up) -> None:
