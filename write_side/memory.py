@@ -154,7 +154,8 @@ class Memory:
             self._items.pop(stream)
 
     def _take_snapshot(self, row: StoredRow) -> None:
-        if row.stream not in self._items:
+        known = self._items.get(row.stream)
+        if known is None or (known.version < row.version and not known.new_events):
             try:
                 state = self._decode_state(row.state)
             except msgspec.MsgspecError as error:
