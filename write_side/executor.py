@@ -56,6 +56,9 @@ _LOADS_MAX = 6
 _PATIENCE_MIN_S = 1.0
 """What a trip to the store may always take, though a command in it has waited until its deadline."""
 
+_LOAD_AHEAD_S = 2.0
+"""How long loading ahead may take: the lock's own connection is the other way, so nobody waits a deadline for it."""
+
 _FLIGHTS_MAX = 8
 """Batches that follow one another on memory alone before the queue is looked at anew."""
 
@@ -193,7 +196,7 @@ class CommandExecutor:
                 work.loads += 1
                 self._loader.add_needs(needs, work, locked=False)
             try:
-                async with asyncio.timeout(self._patience_s(works)):
+                async with asyncio.timeout(min(self._patience_s(works), _LOAD_AHEAD_S)):
                     await self._loader.read(needs)
             except Exception:  # one that cannot even be looked for must not stop this loop for all others
                 log.warning("could not load ahead: the batch will load under the lock", exc_info=True)
