@@ -80,10 +80,14 @@ class Hold(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     def release(
         self, quantity: int, bucket: Bucket, reason: ReleaseReason, actor: str, version: int, at: datetime
     ) -> "Hold":
-        """An expired hold was released at its own instant, however late the event was written."""
+        """An expired hold was released at its own instant, however late the event was written.
+
+        What has been cancelled since that instant was the last release all the same: when the sweeper comes by
+        makes no difference to any reader.
+        """
         expired = reason is ReleaseReason.EXPIRED
         paid = bucket is Bucket.COMMITTED
-        return replace(
+        moved = replace(
             self,
             active=self.active if paid else self.active - quantity,
             committed=self.committed - quantity if paid else self.committed,
@@ -91,10 +95,11 @@ class Hold(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
             expired=self.expired or expired,
             cancelled=self.cancelled or paid,
             version=version,
-            released_at=self.expires_at if expired else at,
-            released_by=actor,
-            release_reason=reason,
         )
+        released_at = self.expires_at if expired else at
+        if expired and self.released_at and released_at and self.released_at >= released_at:
+            return moved
+        return replace(moved, released_at=released_at, released_by=actor, release_reason=reason)
 
     def extend(self, expires_at: datetime | None, version: int) -> "Hold":
         return replace(self, expires_at=expires_at, version=version)

@@ -118,13 +118,16 @@ def _committed(hold: Hold, event: Committed) -> dict[str, Any]:
 
 def _released(hold: Hold, event: Released) -> dict[str, Any]:
     expired = event.reason is ReleaseReason.EXPIRED
-    changes: dict[str, Any] = {
-        "released": hold.released + event.quantity,
-        # An expired hold ended at its own instant, however late it was swept.
-        "released_at": hold.expires_at if expired else event.timestamp,
-        "released_by": event.origin.actor,
-        "release_reason": event.reason,
-    }
+    # An expired hold ended at its own instant, however late it was swept.
+    released_at = hold.expires_at if expired else event.timestamp
+    changes: dict[str, Any] = {"released": hold.released + event.quantity}
+    cancelled_since = expired and hold.released_at and released_at and hold.released_at >= released_at
+    if not cancelled_since:
+        changes |= {
+            "released_at": released_at,
+            "released_by": event.origin.actor,
+            "release_reason": event.reason,
+        }
     if expired:
         changes["expired"] = True
     if event.bucket is Bucket.COMMITTED:

@@ -75,6 +75,18 @@ def test_after_an_undone_release_the_longest_overdue_is_again_the_first():
     assert item.due_units(after(80)) == 7
 
 
+def test_a_cancel_after_the_end_is_the_last_release_whether_the_end_was_swept_before_or_after_or_not_yet():
+    paid_in_part = Hold("r", "o", "A", "W1", 2, active=3, committed=2, expires_at=after(60))
+    cancelled = (2, Bucket.COMMITTED, ReleaseReason.ORDER_CANCELLED, "sam", 3, after(80))
+    swept = (3, Bucket.RESERVED, EXPIRED, EXPIRY_ACTOR, 3, after(90))
+    at_once = paid_in_part.release(*swept).release(*cancelled)
+    late = paid_in_part.release(*cancelled).release(*swept)
+    assert at_once == late == paid_in_part.release(*cancelled).as_seen(after(90))
+    assert (late.released_at, late.released_by, late.released) == (after(80), "sam", 5)
+    before_the_end = (2, Bucket.COMMITTED, ReleaseReason.ORDER_CANCELLED, "sam", 3, after(50))
+    assert paid_in_part.release(*before_the_end).release(*swept).release_reason == EXPIRED
+
+
 # Decisions and the sweeper
 
 

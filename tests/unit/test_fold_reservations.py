@@ -102,6 +102,14 @@ def test_an_event_changes_what_it_is_about_and_nothing_else(fact: Fact, changes:
     assert asdict(fold_hold(before, stock_event(fact))) == asdict(before) | {"version": 9} | changes
 
 
+def test_what_is_cancelled_after_the_rest_has_ended_is_the_last_release_whenever_that_is_swept() -> None:
+    cancelled = released("r-1", 2, ReleaseReason.ORDER_CANCELLED, Bucket.COMMITTED)
+    swept = released("r-1", 3, ReleaseReason.EXPIRED)
+    for last_two in ((swept, cancelled), (cancelled, swept)):
+        hold = fold(reserved("r-1", 5, ttl_s=0), committed("r-1", 2), *last_two)
+        assert (hold.release_reason, hold.expired, hold.cancelled) == (ReleaseReason.ORDER_CANCELLED, True, True)
+
+
 def test_reserving_makes_the_hold() -> None:
     assert fold(reserved("r-1", 10, order_id="o-1", part=3)) == Hold(
         reservation_id="r-1",
