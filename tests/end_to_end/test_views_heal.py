@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ import redis
 from infra.embedded.folder import DataFolder
 from infra.event_store.append_lock import CHANNEL, append_lock_key
 from tests.end_to_end.ledger import assert_clean, query, stockhold
-from tests.end_to_end.load import Door, connected
+from tests.end_to_end.load import Books, Door, Shop, connected, seed
 from tests.support import Up, eventually_async, stockhold_up
 
 HEALED_S = 15.0
@@ -258,6 +259,28 @@ def retry(up: Up) -> tuple[int, int, list[str]]:
     """Have what is parked tried again: exit code, how many are healed, and what stays."""
     exit_code, report = stockhold(up, "dead-letters", "--retry")
     return exit_code, report["healed"], [letter["stream"] for letter in report["dead_letters"]]
+
+
+# Anew ------------------------------------------------------------------------------------------------
+
+
+async def test_the_views_are_built_anew_while_customers_write_and_look(up: Up) -> None:
+    """Whoever asks for what was just written gets it (see `Shop`), before, while and after the views are exchanged."""
+    shop = Shop(
+        Books("rebuild"),
+        up.facts["command_url"],
+        up.facts["read_url"],
+        ("BUILT-1", "BUILT-2", "BUILT-3"),
+        ("W1", "W2"),
+        random.Random(seed()),
+    )
+    await shop.open(units=1_000)
+    async with shop.busy(customers=4):
+        exit_code, report = await asyncio.to_thread(stockhold, up, "rebuild", "--retire")
+        assert (exit_code, report["generation"], report["retired"]) == (0, 2, [1]), report
+        enough = shop.reads + 50
+        await eventually_async(lambda: shop.reads >= enough)
+    assert not shop.books.unanswered
 
 
 def test_after_all_that_the_views_are_the_log(up: Up) -> None:
