@@ -189,7 +189,8 @@ class _Connection(asyncio.Protocol):
 
     def _flush(self) -> None:
         outgoing, self.outgoing = self.outgoing, []
-        if self._transport is not None:
+        # Lost since it was scheduled: who waits has been told.
+        if self._transport is not None and not self.lost.done() and not self._transport.is_closing():
             self._transport.write(b"".join(outgoing))
 
     def _hand_over(self, waiting: _Waiting) -> None:

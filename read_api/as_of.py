@@ -7,7 +7,6 @@ from datetime import datetime
 from functools import partial
 from typing import Final, TypeVar
 
-from domain.errors import UnknownStockItem
 from domain.events import Event
 from domain.hold import Hold
 from domain.values import stock_stream
@@ -86,8 +85,13 @@ class Log:
             raise
 
 
+def _not_then(sku: str, warehouse: str, moment: str) -> HttpProblem:
+    detail = f"there was no stock of {sku} at {warehouse} as of {moment}"
+    return HttpProblem("unknown-stock-item", detail, sku=sku, warehouse=warehouse)
+
+
 class Replay:
-    """Levels as they were. Every call raises UnknownStockItem, and HttpProblem ``unavailable``."""
+    """Levels as they were. Every call raises HttpProblem: ``unknown-stock-item``, ``unavailable``."""
 
     def __init__(self, log: Log) -> None:
         self._log = log
@@ -96,14 +100,14 @@ class Replay:
         """The level at ``instant``, without the holds that had ended by then."""
         fold = await self._fold(sku, warehouse, until=instant)
         if fold.level is None:
-            raise UnknownStockItem(sku, warehouse)
+            raise _not_then(sku, warehouse, instant.isoformat())
         return _document(fold.level, fold.due_units(instant), [h for h in _held(fold) if not h.is_due(instant)])
 
     async def version(self, sku: str, warehouse: str, version: int) -> bytes:
         """The level right after ``version``, as its events alone make it."""
         fold = await self._fold(sku, warehouse, upto=version)
         if fold.level is None or fold.version != version:
-            raise UnknownStockItem(sku, warehouse)
+            raise _not_then(sku, warehouse, f"version {version}")
         return _document(fold.level, 0, _held(fold))
 
     async def _fold(

@@ -105,6 +105,7 @@ def stack_urls(data: Path | None, roles: frozenset[str] = frozenset()) -> Iterat
     if running is not None:
         yield ServerUrls(*(str(running[name]) for name in ("event_store_url", "read_model_url", "redis_url")))
         return
+    say(f"no stack runs in {folder.path}: starting its servers for as long as this takes")
     with running_stack(StackOptions(folder.path, roles=roles)) as info:
         yield info.urls
 
