@@ -13,6 +13,7 @@ from domain.values import stock_stream
 from infra.documents import encode
 from infra.event_store.log_reader import LogReader, LogRow
 from infra.event_store.mapper import EventMapper, UnreadableEvent
+from infra.http_app import HttpProblem
 from infra.postgres import ConnectionLost, StatementFailed
 from projections.item_fold import ItemFold
 from projections.views.errors import ImpossibleEvent
