@@ -19,6 +19,9 @@ class Wire(asyncio.Transport):
         self.aborted = False
         self.connection = connection
 
+    def is_closing(self):
+        return False
+
     def write(self, data: bytes | bytearray | memoryview) -> None:
         self.sent += bytes(data)
 
