@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+from domain.values import stock_stream
 from infra.event_store.log_reader import LogReader, LogRow
 from infra.event_store.mapper import EventMapper, UnreadableEvent
 from projections import metrics
@@ -25,19 +26,22 @@ logger = logging.getLogger(__name__)
 
 HEAL_ROWS: Final = 2_000
 """Events of one stream that are healed in one transaction."""
+NOTED_STREAMS: Final = 100_000
 RECONCILED_POSITIONS: Final = 20_000
 """Positions that one look of the reconciliation compares."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class FollowerOptions:
-    """``batch``: events per transaction. ``poll_s``: how often to look when no notice comes.
+    """``batch``: events per transaction. ``poll_s``: how often to look when no notice comes. ``gather_s``: the least
+    time between two batches that are not full: a batch of few events costs nearly as much as one of many.
 
     Every ``reconcile_s`` the watermarks are compared with the log as it was ``reconcile_lag_s`` ago.
     """
 
     batch: int = 1_000
     poll_s: float = 0.2
+    gather_s: float = 0.02
     reconcile_s: float = 1.0
     reconcile_lag_s: float = 2.0
     refill_rows: int = 1_000
@@ -65,6 +69,7 @@ class Follower:
         self._heads: deque[tuple[float, int]] = deque()
         self._tended_s = float("-inf")
         self._stored = cursor
+        self._committed: dict[str, int] = {}
         self._newest: datetime | None = None
         self.cursor = cursor
         """Where this is; in the table what does not go with a batch follows once a second."""
@@ -135,9 +140,11 @@ class Follower:
         if upto <= self.cursor.reconciled_position:
             return False
         latest = await self._log.latest_versions(self.cursor.reconciled_position, upto)
-        if latest:
-            marks = await self._views.watermarks(latest)
-            for stream, version in latest.items():
+        # What this term has committed itself needs no look into the tables: that is nearly everything.
+        unsure = {stream: version for stream, version in latest.items() if self._committed.get(stream, 0) < version}
+        if unsure:
+            marks = await self._views.watermarks(unsure)
+            for stream, version in unsure.items():
                 if marks.versions.get(stream, 0) < version and stream not in marks.parked:
                     logger.warning("a stream was behind its log", extra={"stream": stream, "version": version})
                     self._metrics.healed.inc()
@@ -178,10 +185,19 @@ class Follower:
         cursor = self._next_cursor(position)
         exact = await self._views.commit(outcome, cursor)
         self.cursor = self._stored = cursor
-        self._newest = max((item.level.as_of for item in outcome.items), default=self._newest)
+        self._note(outcome)
         warehouses = [warehouse.row for warehouse in outcome.warehouses]
         self._cache.offer(Push(pushes_of(outcome.items, exact), warehouses, cursor.pg_position, cursor.pg_revision))
         self._metrics.applied(outcome, time.monotonic() - started_s)
+
+    def _note(self, outcome: Outcome) -> None:
+        """Remember what is now in the tables."""
+        if len(self._committed) > NOTED_STREAMS:
+            self._committed.clear()
+        for item in outcome.items:
+            level = item.level
+            self._committed[stock_stream(level.sku, level.warehouse)] = level.version
+        self._newest = max((item.level.as_of for item in outcome.items), default=self._newest)
 
     def _next_cursor(self, position: int | None) -> Cursor:
         redis_position, redis_revision = self._cache.acknowledged

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -239,11 +240,13 @@ class _Term:
         try:
             self._on_ready()
             while not self._stop.is_set():
+                started_s = time.monotonic()
                 taken = await follower.step()
                 await follower.tend()
                 self.worked = True
                 if taken < self._options.batch:
                     await self._bell.wait(self._options.poll_s)
+                    await _pause(self._stop, started_s + self._options.gather_s - time.monotonic())
                 if pushing.done():
                     await pushing
             await self._drain(pushing)
@@ -267,6 +270,8 @@ async def _ring_at_stop(bell: Bell, stop: asyncio.Event) -> None:
 
 
 async def _pause(stop: asyncio.Event, seconds: float) -> None:
+    if seconds <= 0:
+        return
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await stop.wait()

@@ -5,6 +5,7 @@ from datetime import datetime
 from typing import Any
 
 import msgspec
+from msgspec import UNSET
 from msgspec.structs import replace
 
 from domain.events import (
@@ -26,9 +27,9 @@ from domain.events import (
     Shipped,
     WrittenOff,
 )
-from domain.policy import Policy
+from domain.policy import Policy, stock_status
 from domain.values import AdjustmentReason, Bucket, Condition, split_stock_stream
-from infra.documents import Buckets, LevelDocument, LevelFacts, level_document
+from infra.documents import Buckets, LevelDocument, LevelFacts
 from projections.views.errors import ImpossibleEvent
 
 
@@ -106,8 +107,39 @@ class Level(msgspec.Struct, frozen=True, gc=False, kw_only=True):
         )
 
     def document(self, due: int = 0) -> LevelDocument:
-        """The level as the contract shows it when ``due`` of its reserved units have expired."""
-        return level_document(self.sku, self.warehouse, self.facts(), due, True if self.stale else msgspec.UNSET)
+        """The level as the contract shows it when ``due`` of its reserved units have expired.
+
+        As ``level_document(facts())`` would make it, for a third of the cost: the cache's writer makes one per row.
+        """
+        reserved, free = self.reserved - due, self.free + due
+        return LevelDocument(
+            sku=self.sku,
+            warehouse=self.warehouse,
+            on_hand=self.on_hand,
+            reserved=reserved,
+            committed=self.committed,
+            damaged=self.damaged,
+            quarantined=self.quarantined,
+            in_transit=self.in_transit,
+            incoming=self.incoming,
+            safety_stock=self.safety_stock,
+            available=max(0, free),
+            total=self.on_hand + self.damaged + self.quarantined + self.in_transit,
+            short=max(0, reserved + self.committed - self.on_hand - self.backorder_limit),
+            backorder_limit=self.backorder_limit,
+            sold=self.sold,
+            returned=self.returned,
+            lost=self.lost,
+            status=stock_status(free, self.low_stock_threshold, self.backorder_limit, discontinued=self.discontinued),
+            version=self.version,
+            as_of=self.as_of,
+            created_at=self.created_at,
+            last_movement_at=self.last_movement_at,
+            last_restocked_at=self.last_restocked_at,
+            last_sold_at=self.last_sold_at,
+            last_counted_at=self.last_counted_at,
+            stale=True if self.stale else UNSET,
+        )
 
 
 def fold_level(level: Level | None, event: Event) -> Level:

@@ -23,6 +23,7 @@ from domain.events import (
 )
 from domain.policy import DEFAULT_POLICY, Policy
 from domain.values import AdjustmentReason, Bucket, Condition, ReleaseReason, stock_stream
+from infra.documents import level_document
 from projections.views.errors import ImpossibleEvent
 from projections.views.stock_levels import Level, fold_level
 from tests.support_domain import (
@@ -156,6 +157,14 @@ def test_an_event_of_a_warehouse_is_none_of_a_level() -> None:
     stray: Any = happened(WarehouseCreated, details=WarehouseDetails()).at(STREAM, 2, NOW)
     with pytest.raises(ImpossibleEvent):
         fold_level(level_after(), stray)
+
+
+@pytest.mark.parametrize("due", [0, 3])
+def test_the_document_is_the_one_of_the_write_side(due: int) -> None:
+    level = level_after(*FULL, policy=Policy(safety_stock=2, low_stock_threshold=5, backorder_limit=1))
+    for each in (level, replace(level, discontinued=True), replace(level, on_hand=3), replace(level, stale=True)):
+        facts = each.facts()
+        assert each.document(due) == level_document(SKU, CODE, facts, due, True if each.stale else UNSET)
 
 
 def test_free_units_have_no_floor_and_the_document_has_one() -> None:
