@@ -70,13 +70,15 @@ class Sweeper:
             await asyncio.sleep(_RETRY_PAUSE_S)
 
     async def sweep_all(self) -> int:
-        """Release everything that is due now, whoever leads; how many holds the index had named."""
+        """Release everything that is due now, whoever leads; how many holds that were, by the index."""
         swept = 0
 
         async def sweep(connection: psycopg.AsyncConnection[TupleRow], _: Callable[[], None]) -> None:
             nonlocal swept
-            while found := await self._sweep(connection):
-                swept += found
+            named = 1
+            while named:
+                named, released = await self._sweep(connection)
+                swept += released
 
         await self._with_connection(sweep, lambda: None)
         return swept
@@ -105,18 +107,20 @@ class Sweeper:
         loop = asyncio.get_running_loop()
         purge_at = loop.time()
         while True:
-            found = await self._sweep(connection)
+            named, _ = await self._sweep(connection)
+            purged = 0
             if loop.time() >= purge_at:
-                await connection.execute(_PURGE, (self._keep, self._purge_batch))
-                purge_at = loop.time() + _PURGE_INTERVAL_S
-            if found < self._batch:
+                purged = (await connection.execute(_PURGE, (self._keep, self._purge_batch))).rowcount
+                if purged < self._purge_batch:  # else there is more: a busy service records thousands a second
+                    purge_at = loop.time() + _PURGE_INTERVAL_S
+            if named < self._batch and purged < self._purge_batch:
                 due_in = await _seconds_to_next(connection)
                 wait_s = self._interval_s if due_in is None else min(self._interval_s, due_in)
                 # A due hold of an item that is stuck must not keep us running in circles.
                 await asyncio.sleep(self._interval_s if self._stuck else max(0.0, wait_s))
 
-    async def _sweep(self, connection: psycopg.AsyncConnection[TupleRow]) -> int:
-        """One transaction's worth of due holds; how many the index named."""
+    async def _sweep(self, connection: psycopg.AsyncConnection[TupleRow]) -> tuple[int, int]:
+        """One transaction's worth of due holds: how many the index named, and how many of them are no longer due."""
         now = asyncio.get_running_loop().time()
         self._stuck = {item: until for item, until in self._stuck.items() if until > now}
         cursor = await connection.execute(_DUE, (list(self._stuck), self._batch))
@@ -132,7 +136,7 @@ class Sweeper:
                 log.warning("%s at %s could not be swept", sku, warehouse)
                 self._stuck[f"{sku}@{warehouse}"] = now + _STUCK_S
         EXPIRED.inc(swept)
-        return swept
+        return sum(count for _, _, count in due), swept
 
 
 _FAILURE = 500
