@@ -99,6 +99,26 @@ async def test_a_fresh_system_gets_its_first_generation(stack: Stack) -> None:
         await stack.shows(11)
 
 
+async def test_the_views_may_be_in_another_database(stack: Stack, module_database_url: str, redis_url: str) -> None:
+    stop = asyncio.Event()
+    async with connect_redis(redis_url) as redis:
+        servers = Servers(stack.url, module_database_url, redis)
+        task = asyncio.create_task(run_projector(servers, stop, options=OPTIONS))
+        try:
+            stack.log.happened("A", "W1", registered(), restocked(10))
+            views = Stack(module_database_url, redis_url)
+            await eventually_async(lambda: has_generation(views))
+            await views.shows(10)
+        finally:
+            stop.set()
+            await task
+
+
+async def has_generation(stack: Stack) -> bool:
+    async with await generations.connect(stack.url) as connection:
+        return await generations.current(connection) is not None
+
+
 async def test_a_restart_goes_on_where_the_last_one_stopped(stack: Stack) -> None:
     async with stack.projector() as ready:
         await ready.wait()
