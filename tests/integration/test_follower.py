@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from prometheus_client import REGISTRY
 
 from domain.events import Discontinued, WarehouseCreated, WarehouseDetails
 from domain.values import ReleaseReason, stock_stream
@@ -506,3 +507,30 @@ async def test_a_server_that_forgets_its_last_transactions_is_caught_up_with(log
     await assert_cache_is_views(rig)
     await rig.restart()
     await assert_cache_is_views(rig)
+
+
+async def test_what_prometheus_is_told(log: LogWriter, rig: Rig) -> None:
+    def told(name: str) -> float:
+        return REGISTRY.get_sample_value(f"stockhold_projection_{name}", {"generation": ""}) or 0.0
+
+    before = {name: told(name) for name in ("batches_total", "events_total", "skipped_events_total")}
+    parked, healed = told("parked_streams_total"), told("healed_streams_total")
+    log.happened("A", "W1", registered(), restocked(1))
+    await rig.catch_up()
+    await rig.follower.apply(log.rows())
+    assert {name: told(name) - value for name, value in before.items()} == {
+        "batches_total": 2,
+        "events_total": 2,
+        "skipped_events_total": 2,
+    }
+    log.happened("A", "W1", restocked(1))
+    await rig.follower.tend()
+    assert told("lag_events") == 1
+    assert told("lag_seconds") > 0
+    await rig.follower.apply([], position=log.rows()[-1].position)
+    assert not await rig.follower.reconcile(log.rows()[-1].position)
+    assert told("healed_streams_total") - healed == 1
+    log.append_poison(A)
+    await rig.catch_up()
+    await rig.follower.retry_parked()
+    assert (told("parked_streams_total") - parked, told("stale_streams")) == (1, 1)
