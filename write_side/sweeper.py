@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 _RETRY_PAUSE_S = 0.5
 _PURGE_INTERVAL_S = 60.0
+_REST = 0.6
+"""How long the sweeper rests after a full sweep, as a share of the time that it took."""
 _STUCK_S = 30.0
 """How long an item that could not be swept is left alone."""
 
@@ -107,7 +109,9 @@ class Sweeper:
         loop = asyncio.get_running_loop()
         purge_at = loop.time()
         while True:
+            began = loop.time()
             named, _ = await self._sweep(connection)
+            swept_s = loop.time() - began
             purged = 0
             if loop.time() >= purge_at:
                 purged = (await connection.execute(_PURGE, (self._keep, self._purge_batch))).rowcount
@@ -118,6 +122,9 @@ class Sweeper:
                 wait_s = self._interval_s if due_in is None else min(self._interval_s, due_in)
                 # A due hold of an item that is stuck must not keep us running in circles.
                 await asyncio.sleep(self._interval_s if self._stuck else max(0.0, wait_s))
+            else:
+                # Nobody is waiting for a backlog: customers get the log and the processor in between.
+                await asyncio.sleep(swept_s * _REST)
 
     async def _sweep(self, connection: psycopg.AsyncConnection[TupleRow]) -> tuple[int, int]:
         """One transaction's worth of due holds: how many the index named, and how many of them are no longer due."""
