@@ -153,6 +153,10 @@ class _Connection(asyncio.Protocol):
         self._transport = transport
 
     def ask(self, commands: Sequence[bytes], done: Replies, gate: Gate | None = None) -> None:
+        if self.lost.done():
+            # Nobody else would: whoever keeps the connection hears of the loss a turn of the event loop later.
+            self._call(done, None)
+            return
         if not self.outgoing:
             self._loop.call_soon(self._flush)
             self._turn_s = self._loop.time()

@@ -127,6 +127,13 @@ async def test_a_lost_connection_answers_everybody(connection):
     assert connection.lost.done()
 
 
+async def test_who_asks_a_connection_just_lost_is_told_at_once(connection):
+    got: list[Any] = []
+    connection.connection_lost(None)
+    connection.ask([packed("A")], got.append)
+    assert got == [None]
+
+
 @pytest.mark.parametrize("nonsense", [b"hello?\r\n", b"+1\r\n+2\r\n"])
 async def test_nonsense_ends_the_conversation(connection, nonsense, caplog):
     got: list[Any] = []
