@@ -10,7 +10,8 @@ another. Nobody else can append in between, so there is nothing to conflict with
 memory was stale the store refuses, memory takes the batch back, and the process stays under the lock for
 some batches, because the next ones would probably meet the same neighbour.
 
-In both ways a refused command fails alone. An append that fails leaves nothing in memory. A connection
+The next batch on memory alone is decided while one commits (:mod:`write_side.flights`). In both ways a
+refused command fails alone. An append that fails leaves nothing in memory. A connection
 lost during the commit leaves the outcome unknown: the batch is decided again under the lock, where the
 idempotency keys tell what had been applied.
 """
@@ -21,7 +22,6 @@ import time
 from collections import deque
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 
 from domain.commands import Command, ExpireHolds
 from domain.hold import EXPIRY_ACTOR
@@ -34,11 +34,11 @@ from infra.event_store.port import (
     SnapshotRow,
     StoreError,
     StoreUnavailable,
-    Writes,
 )
 from infra.settings import WriteSettings
 from write_side.deciding import INTERNAL, UNAVAILABLE, Round, Work, decide
 from write_side.decision import Decision, NotLoaded
+from write_side.flights import Flight, Flights
 from write_side.handlers import HANDLERS
 from write_side.loading import Loader
 from write_side.memory import Memory
@@ -58,21 +58,6 @@ _PATIENCE_MIN_S = 1.0
 
 _LOAD_AHEAD_S = 2.0
 """How long loading ahead may take: the lock's own connection is the other way, so nobody waits a deadline for it."""
-
-_FLIGHTS_MAX = 8
-"""Batches that follow one another on memory alone before the queue is looked at anew."""
-
-
-@dataclass(slots=True)
-class _Flight:
-    """A batch that was decided on memory alone, and what it appends."""
-
-    batch: list[Work]
-    decision: Decision
-    done: Round
-    writes: Writes
-    warehouses_known: int
-    """What the decision knew of warehouses: memory may have learned more before this is sent."""
 
 
 class CommandExecutor:
@@ -105,6 +90,9 @@ class CommandExecutor:
         self._admitted = 0
         self._clock = StoreClock()
         self._loader = Loader(store, self._memory, self._clock)
+        self._flights = Flights(
+            self._memory, self._mapper, self._clock, self._loader, self._ready, settings.batch_limit
+        )
         self._tasks: list[asyncio.Task[None]] = []
         self._snapshots: set[asyncio.Task[None]] = set()
         self._connected = False
@@ -177,6 +165,7 @@ class CommandExecutor:
         else:
             self._ready.append(work)
             self._wake.set()
+            self._flights.came_in()
 
     # Loading ahead -------------------------------------------------------------------------------
 
@@ -304,62 +293,33 @@ class CommandExecutor:
         if self._locked_batches_left:
             self._locked_batches_left -= 1
             return False
-        memory = self._memory
-        return all(
-            work.footprint.certain and all(stream in memory for stream in work.footprint.streams) for work in batch
-        )
+        return all(self._loader.can_tell(work.footprint) for work in batch)
 
     async def _on_memory_alone(self, batch: list[Work]) -> None:
-        """Decide and append ``batch``, then in one go the full batches that have gathered meanwhile.
+        """Decide and append ``batch``, then in one go the batches that gather meanwhile.
 
-        ``batch`` is always the one that is not in the log yet: whoever catches an error knows what to decide again.
+        ``batch`` is always the oldest that is not in the log yet: whoever catches an error knows what to decide again.
         """
-        flight: _Flight | None = self._decide_on_memory(batch)
-        flights = 0
+        flights = self._flights
+        flight: Flight | None = flights.begin(batch)
         while flight is not None:
-            flights += 1
-            flight = await self._fly(flight, look_ahead=flights < _FLIGHTS_MAX)
-            batch[:] = [] if flight is None else flight.batch
-
-    async def _fly(self, flight: _Flight, *, look_ahead: bool) -> _Flight | None:
-        """Append what was decided; what was decided ahead meanwhile, if anything was."""
-        ahead = None
-        try:
-            if flight.writes:
-                sent = self._store.append_unseen(flight.writes, flight.warehouses_known)
-                self._deliver()
-                ahead = self._decide_ahead() if look_ahead else None
-                async with asyncio.timeout(self._patience_s(flight.batch)):
-                    self._clock.heard(await sent)
-                self._connected = True
-        except BaseException:
-            if ahead is not None:  # it stands on what has just failed
-                ahead.decision.undo()
-                self._ready.extendleft(reversed(ahead.batch))
-            flight.decision.undo()
-            raise
-        self._committed(flight.decision, flight.done, "memory")
-        return ahead
-
-    def _decide_on_memory(self, batch: list[Work]) -> _Flight:
-        decision = Decision(self._memory, self._mapper, self._clock.now(), None)
-        try:
-            done = self._decide(batch, decision)
-            return _Flight(list(batch), decision, done, decision.writes(), self._memory.warehouses_changed)
-        except BaseException:
-            decision.undo()
-            raise
-
-    def _decide_ahead(self) -> _Flight | None:
-        """Decide the next batch while one commits: it pays when a full one is waiting already."""
-        if len(self._ready) < self._batch_limit:
-            return None
-        batch = self._take_batch()
-        if self._may_guess(batch):
-            with suppress(Exception):  # whatever it is will be met again when the batch is settled by itself
-                return self._decide_on_memory(batch)
-        self._ready.extendleft(reversed(batch))
-        return None
+            batch[:] = flight.batch
+            try:
+                if flight.writes:
+                    sent = self._store.append_unseen(flight.writes, flight.warehouses_known)
+                    self._deliver()
+                    flights.sent()
+                    async with asyncio.timeout(self._patience_s(batch)):
+                        self._clock.heard(await sent)
+                    self._connected = True
+            except BaseException:
+                flights.failed()
+                flight.decision.undo()
+                raise
+            ahead = flights.landed()
+            self._committed(flight.decision, flight.done, "memory")
+            flight = ahead
+        batch.clear()
 
     async def _under_lock(self, batch: Sequence[Work]) -> None:
         async with asyncio.timeout(self._patience_s(batch)):
@@ -488,7 +448,9 @@ class CommandExecutor:
     def _answer_late(self, batch: list[Work]) -> list[Work]:
         """Answer now whoever is over the deadline, in this batch or behind it; all who still wait."""
         batch[:] = self._in_time(batch)
-        self._ready = deque(self._in_time(list(self._ready)))
+        waiting = self._in_time(list(self._ready))
+        self._ready.clear()
+        self._ready.extend(waiting)
         self._deliver()
         return [*batch, *self._ready]
 

@@ -26,6 +26,10 @@ class Loader:
                 return True
         return not footprint.complete
 
+    def can_tell(self, footprint: Footprint) -> bool:
+        """Whether memory alone may decide a command with this footprint, and has all that it touches."""
+        return footprint.certain and not self.lacks(footprint)
+
     async def read(self, needs: Needs) -> Loaded:
         """Load outside the lock. Raises StoreUnavailable."""
         loaded = await self._store.read(needs, self._memory.warehouses_changed)

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterable, Iterator
 from importlib.resources import as_file, files
 from importlib.util import find_spec
@@ -13,6 +14,7 @@ import msgspec
 import psycopg
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.errors import InsufficientPrivilege
 
 from benchmarks.errors import PgbenchError
 from benchmarks.items import WAREHOUSES
@@ -21,6 +23,8 @@ from benchmarks.load.histogram import Histogram
 _DATABASE = "stockhold_bench_opponent"
 _UNITS_PER_LEVEL = 1_000_000_000
 _THREADS = 2
+_DROP_S = 60.0
+"""How long a worker that tidies the opponent's tables may be in the way of dropping them."""
 _TPS = re.compile(r"^tps = ([0-9.]+) \(without initial connection time\)", re.MULTILINE)
 _FAILED = re.compile(r"^number of failed transactions: ([0-9]+)", re.MULTILINE)
 _SQL = files("benchmarks.opponents") / "sql"
@@ -42,12 +46,24 @@ class Pgbench:
         self._binary = _find_pgbench()
 
     def __enter__(self) -> Self:
-        self._on_server(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)"))
+        self._drop()
         self._on_server(sql.SQL("CREATE DATABASE {}"))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._on_server(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)"))
+        self._drop()
+
+    def _drop(self) -> None:
+        deadline_s = time.monotonic() + _DROP_S
+        while True:
+            try:
+                self._on_server(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)"))
+            except InsufficientPrivilege:  # an autovacuum worker is there, and only a superuser may send it away
+                if time.monotonic() > deadline_s:
+                    raise
+                time.sleep(0.2)
+            else:
+                return
 
     def _on_server(self, statement: sql.SQL) -> None:
         with psycopg.connect(self._server_url, autocommit=True) as connection:
