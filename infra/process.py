@@ -17,6 +17,11 @@ def announce_ready(settings: ProcessSettings) -> None:
         os.write(settings.ready_fd, b"ready\n")
 
 
+def step_back(settings: ProcessSettings) -> None:
+    """Where processors are scarce, customers' answers come first: for a process that no customer waits for."""
+    os.nice(settings.background_niceness)
+
+
 async def until_stopped() -> None:
     """Return at the first SIGTERM or SIGINT. From its first call on this process no longer dies of them by itself.
 

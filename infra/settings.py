@@ -66,6 +66,12 @@ class ProcessSettings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Least severe log lines to write."
     )
+    background_niceness: int = Field(
+        default=10,
+        ge=0,
+        le=19,
+        description="How far projector and sweeper step back when processors are scarce (`nice`); 0: not at all.",
+    )
     drain_timeout_s: float = Field(
         default=10.0, gt=0, description="How long requests in flight may take to finish after the order to stop."
     )
@@ -119,7 +125,7 @@ class WriteSettings(BaseSettings):
     sweep_interval_ms: int = Field(
         default=500, ge=10, description="How often the sweeper looks for due holds when no timer wakes it earlier."
     )
-    sweep_batch: int = Field(default=100, ge=1, description="Due holds released in one transaction.")
+    sweep_batch: int = Field(default=50, ge=1, description="Due holds released in one transaction.")
 
 
 class ViewSettings(BaseSettings):

@@ -44,13 +44,14 @@ def _no_progress(_step: str, _done: int, _of: int) -> None:
 
 @dataclass(frozen=True)
 class Rebuilt:
-    """What a rebuild came to. ``seconds`` from the head of the log to the move of the pointer."""
+    """What a rebuild came to. ``seconds`` from the head of the log to the move of the pointer, ``verify_s`` of them."""
 
     generation: Generation
     events: int
     dead_letters: int
     fill_s: float
     index_s: float
+    verify_s: float
     seconds: float
 
 
@@ -84,8 +85,10 @@ async def rebuild(
             await generations.make_live(connection, generation)
             async with following(servers, generation):
                 await _caught_up(servers, generation, progress)
+                caught_up_s = time.monotonic()
                 if verify is not None:
                     await verify(generation)
+                verified_s = time.monotonic()
         except BaseException:
             with suppress(psycopg.Error):  # whatever is left of it is dropped by the next run
                 await generations.drop(connection, servers.redis, generation)
@@ -97,6 +100,7 @@ async def rebuild(
         dead_letters=sum(part.dead_letters for part in filled),
         fill_s=filled_s - started_s,
         index_s=indexed_s - filled_s,
+        verify_s=verified_s - caught_up_s,
         seconds=time.monotonic() - started_s,
     )
 

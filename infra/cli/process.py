@@ -13,13 +13,14 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 HIDDEN = True
+BACKGROUND = {"projector", "sweeper"}
 NAME = re.compile(r"(?P<role>[a-z-]+?)(-\d+)?")
 
 
 def process(name: Annotated[str, typer.Argument(help="A role, with a number if there are several of it.")]) -> None:
     """Run one process of the stack: command-api-1, projector, sweeper, read-api-1, and so on."""
     from infra import bootstrap
-    from infra.process import end_with_supervisor
+    from infra.process import end_with_supervisor, step_back
     from infra.telemetry import configure_logging
 
     runners: dict[str, Callable[[Settings], Coroutine[Any, Any, None]]] = {
@@ -33,6 +34,8 @@ def process(name: Annotated[str, typer.Argument(help="A role, with a number if t
         raise Refusal(f"there is no process {name!r}: the roles are {', '.join(runners)}")
     settings = load_settings(process_name=name)
     end_with_supervisor(settings)
+    if matched["role"] in BACKGROUND:
+        step_back(settings)
     configure_logging(name, settings.log_level)
     try:
         import uvloop

@@ -93,6 +93,7 @@ async def _build(servers: "Servers", urls: "ServerUrls", jobs: int | None, *, ch
         "dead_letters": built.dead_letters,
         "fill_seconds": round(built.fill_s, 3),
         "index_seconds": round(built.index_s, 3),
+        "verify_seconds": round(built.verify_s, 3),
         "seconds": round(built.seconds, 3),
     }
 
@@ -147,10 +148,11 @@ class _Bars:
 def _summary(facts: dict[str, Any]) -> str:
     lines = []
     if "events" in facts:
-        rate = facts["events"] / facts["seconds"] if facts["seconds"] else 0.0
+        built_s = max(facts["seconds"] - facts["verify_seconds"], 0.001)
         lines.append(
-            f"Generation {facts['generation']} is read now: {facts['events']:,} events in {facts['seconds']:.1f} s"
-            f" ({rate:,.0f} events/s), {facts['dead_letters']} dead letters."
+            f"Generation {facts['generation']} is read now: {facts['events']:,} events in {built_s:.1f} s"
+            f" ({facts['events'] / built_s:,.0f} events/s), verified in {facts['verify_seconds']:.1f} s,"
+            f" {facts['dead_letters']} dead letters."
         )
     elif "generation" in facts:
         lines.append(f"Generation {facts['generation']} is read now.")

@@ -159,6 +159,8 @@ class PostgresServer:
         command += ["--pwfile", str(password_file), "--auth", "scram-sha-256", "--encoding", "UTF8"]
         # One order of texts on every machine, whatever its locale.
         command += ["--locale-provider", "builtin", "--builtin-locale", "C.UTF-8", "--locale", "C"]
+        # A new segment is written full of zeros first, and every writer waits for it: rather often and short than long.
+        command += ["--wal-segsize", "4"]
         if not self.durable:
             command += ["--no-sync"]
         done = subprocess.run(  # noqa: S603  (the wheel's program)

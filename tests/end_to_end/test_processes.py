@@ -45,6 +45,12 @@ def test_every_process_is_named_and_the_doors_are_open_when_it_says_so(up: Up) -
     assert status_of(up.facts["command_url"], "/readyz") == 200
 
 
+def test_who_has_no_customer_waiting_steps_back(up: Up) -> None:
+    own = os.getpriority(os.PRIO_PROCESS, 0)
+    behind = {name for name in NAMES if os.getpriority(os.PRIO_PROCESS, up.pid_of(name)) > own}
+    assert behind == {"projector", "sweeper"}
+
+
 def test_a_killed_process_is_started_again_behind_the_same_address(up: Up, module_data_dir: Path) -> None:
     killed = {name: up.pid_of(name) for name in NAMES[2:]}
     for pid in killed.values():
