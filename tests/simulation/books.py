@@ -113,8 +113,9 @@ def units_of(booking: Booking, lines: Iterable[Any] | None, part: str) -> list[t
     return [(held, units) for held, units in taken if units]
 
 
-def refuse_state(booking: Booking, part: str) -> None:
-    if booking.status == "EXPIRED" or (part == "active" and booking.has_expired):
+def refuse_state(booking: Booking, *, lapsed: bool = False) -> None:
+    """``lapsed``: the command named units that are no longer held because their time was over."""
+    if booking.status == "EXPIRED" or lapsed:
         raise Refused("reservation-expired")
     raise Refused("reservation-not-active", state=booking.status)
 

@@ -75,11 +75,18 @@ class Wishes:
             delta, reason = self.of(st.integers(-9, 5)), self.of(st.sampled_from(AdjustmentReason))
             return c.Adjust(**place, delta=delta, reason=reason)
         if kind == 1:
-            return c.CountStock(**place, counted=self.of(st.integers(0, 30)))
+            return c.CountStock(**place, counted=self.of(st.integers(0, 12)))
         if kind == 2:
             condition = self.of(st.sampled_from(Condition))
             return c.ReturnStock(**place, quantity=quantity, condition=condition)
         return (c.Damage, c.Repair, c.WriteOff)[kind - 3](**place, quantity=quantity)
+
+    def fall_short(self) -> c.Command:
+        """A count finds a little less than what has been promised."""
+        sku, code = place = self.of(st.sampled_from(sorted(self.model.items)))
+        promised = self.model.reserved(place) + self.model.committed(place)
+        there = promised - int(self.model.items[place].policy["backorder_limit"]) - self.of(st.integers(1, 3))
+        return c.CountStock(sku=sku, warehouse=code, counted=max(0, there))
 
     def guarded(self) -> c.Command:
         """Compare-and-set against the present version, or another."""
@@ -97,7 +104,7 @@ class Wishes:
                     "backorder_limit": st.integers(0, 6),
                     "low_stock_threshold": st.integers(0, 20),
                     "hold_ttl_s": TICKS.map(self.world.ttl_s),
-                    "on_shortage": st.sampled_from(["keep", "release_newest_unpaid"]),
+                    "on_shortage": st.sampled_from(["keep", "release_newest_unpaid", "release_newest_unpaid"]),
                     "max_stock_level": st.sampled_from([None, 60]),
                 },
             )

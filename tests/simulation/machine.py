@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from domain.commands import Command, CommitReservation, CreateReservation, ExpireHolds, PutWarehouse, Restock
+from domain.commands import Command, CommitReservation, ExpireHolds, PutWarehouse, Restock
 from domain.policy import Policy
 from infra.event_store.port import Conflict, LockTimeout, StoreUnavailable
 from tests.simulation.books import Booking, Place
@@ -78,9 +78,12 @@ class ExecutorMachine(RuleBasedStateMachine):
         self.recorded: dict[str, tuple[int, bytes]] = {}
         self.refused = 0
         self.executors = [self.run(self.world.cluster.executor(**SMALL)) for _ in range(2)]
-        policy = Policy(hold_ttl_s=self.world.ttl_s(3))
+        policies = [
+            Policy(hold_ttl_s=self.world.ttl_s(3)),
+            Policy(hold_ttl_s=self.world.ttl_s(2), on_shortage="release_newest_unpaid", backorder_limit=2),
+        ]
         for n, code in enumerate(CODES[:2]):
-            self.send(self.executors[0], PutWarehouse(code=code, priority=2 - n, policy=policy))
+            self.send(self.executors[0], PutWarehouse(code=code, priority=2 - n, policy=policies[n]))
             self.send(self.executors[n], *(Restock(sku=sku, warehouse=code, quantity=12) for sku in SKUS))
         baskets: list[list[tuple[Any, ...]]] = [[("A", 3), ("B", 2, "W1")], [("A", 15), ("B", 1)], [("B", 4, "W2")]]
         for n, lines in enumerate(baskets):
@@ -194,7 +197,7 @@ class ExecutorMachine(RuleBasedStateMachine):
     @rule(data=st.data())
     def the_world_has_the_last_word(self, data: st.DataObject) -> None:
         executor, wishes = self.draw(data)
-        self.send(executor, wishes.correct())
+        self.send(executor, wishes.fall_short() if data.draw(st.booleans()) else wishes.correct())
 
     @rule(data=st.data())
     def a_policy_is_changed(self, data: st.DataObject) -> None:
@@ -291,13 +294,16 @@ class ExecutorMachine(RuleBasedStateMachine):
         self.let_pass(timedelta(seconds=self.world.lapse_s(ticks)), unnoticed=unnoticed)
 
     @precondition(lambda self: self.world.exact and self.model.next_end() is not None)
-    @rule(short_of=st.sampled_from([timedelta(), timedelta(microseconds=1)]))
-    def the_next_hold_ends_or_nearly_so(self, short_of: timedelta) -> None:
+    @rule(data=st.data(), short_of=st.sampled_from([timedelta(), timedelta(microseconds=1)]))
+    def a_customer_pays_at_the_last_moment_or_too_late(self, data: st.DataObject, short_of: timedelta) -> None:
         """A hold ends *at* its instant, and not before it."""
+        executor, _ = self.draw(data)
         end = self.model.next_end()
         assert end is not None
+        waiting = [rid for rid, b in self.model.bookings.items() if b.ends == end and any(h.active for h in b.held)]
         if end - short_of > self.model.now:
             self.let_pass(end - short_of - self.model.now, unnoticed=False)
+        self.send(executor, CommitReservation(reservation_id=waiting[0]))
 
     def let_pass(self, by: timedelta, *, unnoticed: bool) -> None:
         self.world.elapse(by, unnoticed=unnoticed)
@@ -381,13 +387,10 @@ class ExecutorMachine(RuleBasedStateMachine):
         check_index(audit(world.rows(0)), world.holds().values(), world.headers())
         fresh = await world.cluster.executor()
         for sku, code in self.model.items:
-            policy = self.model.items[sku, code].policy
-            if policy["on_shortage"] == "keep":  # else asking would break promises
-                self.assert_told(
-                    said(await ask(fresh, nothing(sku, code))), self.model.level((sku, code)), f"{sku}@{code}"
-                )
+            _, facts = self.model.decide(nothing(sku, code), None)
+            self.assert_told(said(await ask(fresh, nothing(sku, code))), facts, f"{sku}@{code}")
         for rid, booking in self.model.bookings.items():
-            if isinstance(booking.command, CreateReservation) and booking.command.reservation_id == rid:
+            if booking.command.reservation_id == rid:
                 answer = await ask(fresh, booking.command)
                 status, facts = self.model.decide(booking.command, None)
                 assert answer.status == status, answer

@@ -350,7 +350,7 @@ class Model:
         if not any(getattr(held, part) for held in booking.held):
             if lines is None and booking.status.replace("RETURNED", "SHIPPED").removeprefix("PARTIALLY_") in repeats:
                 return 200, self.reservation(command.reservation_id)
-            refuse_state(booking, part)
+            refuse_state(booking, lapsed=lines is not None and part == "active" and booking.has_expired)
         if isinstance(command, c.ExtendReservation):
             self._extend(booking, command)
         else:
@@ -392,7 +392,7 @@ class Model:
     def _return(self, command: c.ReturnReservation, _: str | None) -> tuple[int, Facts]:
         booking = self._booking(command.reservation_id)
         if not any(held.with_customer for held in booking.held):
-            refuse_state(booking, "with_customer")
+            refuse_state(booking)
         units_of(booking, command.lines, "with_customer")
         for line in command.lines:
             place = (line.sku, line.warehouse)

@@ -18,7 +18,7 @@ class MemoryMachine(ExecutorMachine):
 
 TestExecutorInMemory = MemoryMachine.TestCase
 TestExecutorInMemory.settings = settings(
-    max_examples=40,
+    max_examples=80,
     stateful_step_count=40,
     deadline=None,
     derandomize=True,

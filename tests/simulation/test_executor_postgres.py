@@ -7,7 +7,7 @@ from tests.simulation.machine import ExecutorMachine
 from tests.simulation.worlds import PostgresWorld, World
 
 PROFILE = settings(
-    max_examples=10,
+    max_examples=16,
     stateful_step_count=25,
     deadline=None,
     derandomize=True,
