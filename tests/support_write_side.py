@@ -9,12 +9,14 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from contextlib import suppress
+from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol, TypeVar
 
 import msgspec
 import psycopg
+from psycopg import sql
 
 from domain.commands import Adjust, Command, CreateReservation, Line, PutWarehouse, Restock
 from domain.hold import Hold
@@ -230,6 +232,9 @@ class Database(Protocol):
 
     def snapshots(self) -> dict[str, int]: ...
 
+    def back_up(self) -> Callable[[], None]:
+        """Keep everything as it is now; what is returned restores it, without anybody being told."""
+
     def spoil(self, stream: str, version: int, topic: str, state: bytes) -> None: ...
 
 
@@ -260,11 +265,20 @@ class MemoryDatabase:
     def snapshots(self) -> dict[str, int]:
         return {stream: row.version for stream, row in self.log.snapshots.items()}
 
+    def back_up(self) -> Callable[[], None]:
+        saved = {
+            name: deepcopy(value) for name, value in vars(self.log).items() if isinstance(value, list | dict | int)
+        }
+        return lambda: vars(self.log).update(saved)
+
     def spoil(self, stream: str, version: int, topic: str, state: bytes) -> None:
         row = StoredRow(stream, version, topic, state)
         kept = self.log.streams[stream][version - 1]
         self.log.streams[stream][version - 1] = row
         self.log.events[self.log.events.index(kept)] = row
+
+
+_TABLES = ("stored_events", "snapshots", "idempotency", "reservations", "holds", "items", "warehouses", "refusals")
 
 
 class PostgresDatabase:
@@ -294,10 +308,7 @@ class PostgresDatabase:
     def empty(self) -> None:
         """As it was made: quicker than making another."""
         with psycopg.connect(self.url, options="-c search_path=stockhold") as connection:
-            connection.execute(
-                "TRUNCATE stored_events, snapshots, idempotency, reservations, holds, items, warehouses, refusals"
-                " RESTART IDENTITY"
-            )
+            connection.execute(f"TRUNCATE {', '.join(_TABLES)} RESTART IDENTITY".encode())
 
     def events(self) -> list[StoredRow]:
         rows = self.rows(
@@ -320,6 +331,20 @@ class PostgresDatabase:
 
     def snapshots(self) -> dict[str, int]:
         return {row[0]: row[1] for row in self.rows("SELECT originator_id, originator_version FROM snapshots")}
+
+    def back_up(self) -> Callable[[], None]:
+        saved = {name: self.rows(f"SELECT * FROM {name}") for name in _TABLES}
+
+        def restore() -> None:
+            with psycopg.connect(self.url, options="-c search_path=stockhold") as connection:
+                connection.execute(f"TRUNCATE {', '.join(_TABLES)}".encode())
+                for name, rows in saved.items():
+                    for row in rows:
+                        values = sql.SQL(", ").join(sql.Placeholder() * len(row))
+                        insert = sql.SQL("INSERT INTO {} VALUES ({})").format(sql.Identifier(name), values)
+                        connection.execute(insert, row)
+
+        return restore
 
     def spoil(self, stream: str, version: int, topic: str, state: bytes) -> None:
         with psycopg.connect(self.url, options="-c search_path=stockhold") as connection:

@@ -393,12 +393,6 @@ class CommandExecutor:
 
     # Deciding ------------------------------------------------------------------------------------
 
-    def _decide(self, batch: Iterable[Work], decision: Decision) -> Round:
-        done = Round()
-        for work in batch:
-            decide(work, decision, done)
-        return done
-
     async def _decide_loading(self, batch: Iterable[Work], decision: Decision) -> Round:
         """Decide under the lock; what a command turns out to need is loaded in the same transaction."""
         done = Round()
@@ -439,6 +433,8 @@ class CommandExecutor:
         try:
             async with asyncio.timeout(self._patience_s(waiting)):
                 await self._store.open()
+                # Another server may answer now, or one that was restored: what memory has may not be in its log.
+                self._memory.clear()
                 await self._look_around()
         except (StoreError, TimeoutError) as error:
             log.warning("the event store is away: %s", str(error) or "no answer in time")

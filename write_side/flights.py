@@ -3,9 +3,6 @@
 While PostgreSQL works on one batch, commands go on coming in and are decided at once, on top of what has
 been decided before them, and are sent when it returns: Python and PostgreSQL work side by side instead of
 waiting for each other, and batches are as large as the load makes them.
-
-Measured and left out: sending the next batch behind the first before that one has returned. The batches
-get smaller, which costs both sides what it saves (``docs/decisions/0008-what-a-batch-waits-for.md``).
 """
 
 import asyncio

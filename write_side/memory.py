@@ -45,6 +45,9 @@ class Lru(Generic[K, V]):
     def pop(self, key: K) -> V | None:
         return self._entries.pop(key, None)
 
+    def clear(self) -> None:
+        self._entries.clear()
+
     def __contains__(self, key: K) -> bool:
         return key in self._entries
 
@@ -194,6 +197,15 @@ class Memory:
                 due.append(SnapshotRow(item.id, item.version, StockItemState.STATE_VERSION, state))
                 self._snapshot_versions[item.id] = item.version
         return due
+
+    def clear(self) -> None:
+        """Forget everything; between batches only."""
+        for entries in (self._items, self.reservations, self.places):
+            entries.clear()
+        self._snapshot_versions.clear()
+        self.unreadable.clear()
+        self.warehouses.clear()
+        self.warehouses_changed = 0
 
     def trim(self) -> None:
         """Keep within the limits; between batches only."""

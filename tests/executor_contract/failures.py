@@ -18,6 +18,7 @@ from domain.commands import (
     ShipReservation,
 )
 from domain.policy import Policy
+from domain.values import WarehouseStatus
 from infra.event_store.port import Conflict, LockTimeout, Rejected, StoreError, StoreUnavailable
 from infra.ids import new_id
 from tests.support import eventually_async
@@ -96,6 +97,20 @@ class Undo:
         again = await ask(executor, order("new", ("A", 18, "W1"), ("B", 1, "W1")))
         assert code_of(again) == "insufficient-stock"
         assert (await ask(executor, order("new", ("A", 16, "W1"), ("B", 1, "W1")))).status == 201
+        check_index(audit(cluster.database.events()), cluster.database.holds(), cluster.database.headers())
+
+    async def test_a_log_that_was_restored_is_believed_and_not_memory(self, cluster: Cluster) -> None:
+        """A failover that lost the last commits: what memory has seen is in no log any more."""
+        executor = await cluster.executor()
+        await cluster.stock(executor, ("A", "W1", 10))
+        restore = cluster.database.back_up()
+        assert (await ask(executor, order("lost", ("A", 8, "W1")))).status == 201
+        await ask(executor, PutWarehouse(code="W1", status=WarehouseStatus.INACTIVE))
+        restore()
+        cluster.store_of(executor).fail(StoreUnavailable("failed over"), "append_unseen", "lock_and_load")
+        assert (await ask(executor, order("kept", ("A", 9, "W1")))).status == 201
+        assert code_of(await ask(executor, CommitReservation(reservation_id="lost"))) == "unknown-reservation"
+        assert cluster.topics("stock:A@W1") == ["registered", "restocked", "reserved"]
         check_index(audit(cluster.database.events()), cluster.database.holds(), cluster.database.headers())
 
     @pytest.mark.parametrize("stale", [False, True])
