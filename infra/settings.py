@@ -85,8 +85,11 @@ class WriteSettings(BaseSettings):
     idempotency_days: int = Field(
         default=7, ge=1, description="How long the outcome of a command is kept under its key."
     )
-    idempotency_purge_batch: int = Field(
-        default=1_000, ge=1, description="Idempotency records removed in one transaction once they are too old."
+    refusal_days: int = Field(
+        default=90, ge=1, description="How long refused commands are kept: demand that was not met."
+    )
+    purge_batch: int = Field(
+        default=1_000, ge=1, description="Records removed in one transaction once they are too old."
     )
     queue_limit: int = Field(
         default=10_000,

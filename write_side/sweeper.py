@@ -42,10 +42,13 @@ _DUE = """
     ) AS due GROUP BY sku, warehouse ORDER BY sku, warehouse
 """
 _NEXT = "SELECT extract(epoch FROM min(expires_at) - clock_timestamp())::float8 FROM holds WHERE active > 0"
-_PURGE = """
+_PURGE_OUTCOMES = """
     DELETE FROM idempotency WHERE ctid = ANY (ARRAY(
         SELECT ctid FROM idempotency WHERE recorded_at < now() - %s ORDER BY recorded_at LIMIT %s
     ))
+"""
+_PURGE_REFUSALS = """
+    DELETE FROM refusals WHERE ctid = ANY (ARRAY(SELECT ctid FROM refusals WHERE at < now() - %s ORDER BY at LIMIT %s))
 """
 
 
@@ -58,8 +61,11 @@ class Sweeper:
         self._connect_timeout_s = max(1, int(servers.connect_timeout_s))
         self._batch = settings.sweep_batch
         self._interval_s = settings.sweep_interval_ms / 1000
-        self._keep = timedelta(days=settings.idempotency_days)
-        self._purge_batch = settings.idempotency_purge_batch
+        self._kept = {
+            _PURGE_OUTCOMES: timedelta(days=settings.idempotency_days),
+            _PURGE_REFUSALS: timedelta(days=settings.refusal_days),
+        }
+        self._purge_batch = settings.purge_batch
         self._stuck: dict[str, float] = {}
 
     async def run(self, on_ready: Callable[[], None]) -> None:
@@ -112,12 +118,12 @@ class Sweeper:
             began = loop.time()
             named, _ = await self._sweep(connection)
             swept_s = loop.time() - began
-            purged = 0
+            more = False
             if loop.time() >= purge_at:
-                purged = (await connection.execute(_PURGE, (self._keep, self._purge_batch))).rowcount
-                if purged < self._purge_batch:  # else there is more: a busy service records thousands a second
+                more = await self._purge(connection)
+                if not more:
                     purge_at = loop.time() + _PURGE_INTERVAL_S
-            if named < self._batch and purged < self._purge_batch:
+            if named < self._batch and not more:
                 due_in = await _seconds_to_next(connection)
                 wait_s = self._interval_s if due_in is None else min(self._interval_s, due_in)
                 # A due hold of an item that is stuck must not keep us running in circles.
@@ -125,6 +131,14 @@ class Sweeper:
             else:
                 # Nobody is waiting for a backlog: customers get the log and the processor in between.
                 await asyncio.sleep(swept_s * _REST)
+
+    async def _purge(self, connection: psycopg.AsyncConnection[TupleRow]) -> bool:
+        """One small transaction for each kind of record that is kept for a time; whether there is more to go."""
+        gone = [
+            (await connection.execute(statement, (kept, self._purge_batch))).rowcount
+            for statement, kept in self._kept.items()
+        ]
+        return max(gone) >= self._purge_batch  # a busy service records thousands a second
 
     async def _sweep(self, connection: psycopg.AsyncConnection[TupleRow]) -> tuple[int, int]:
         """One transaction's worth of due holds: how many the index named, and how many of them are no longer due."""

@@ -288,13 +288,23 @@ class TestPurging:
             )
             connection.execute(COUNT_DELETES)
             try:
-                async with sweeping(database, idempotency_days=3, idempotency_purge_batch=1_000):
+                async with sweeping(database, idempotency_days=3, purge_batch=1_000):
                     await eventually_async(lambda: len(database.outcomes()) == 10)
                 counts = [row[0] for row in connection.execute("SELECT units FROM deletes").fetchall()]
             finally:
                 connection.execute("DROP TABLE deletes; DROP FUNCTION count_deletes CASCADE")
         assert {key for _, key in database.outcomes()} == {f"new-{n}" for n in range(1, 11)}
         assert sorted(count for count in counts if count) == [500, 1_000, 1_000]
+
+    async def test_old_refusals_go_too(self, database: PostgresDatabase) -> None:
+        with psycopg.connect(database.url, autocommit=True, options="-c search_path=stockhold") as connection:
+            connection.execute(
+                "INSERT INTO refusals (at, operation, code, actor, problem)"
+                " SELECT now() - n * interval '1 day', 'op', 'code-' || n, 'me', '' FROM generate_series(1, 9) AS n"
+            )
+        async with sweeping(database, refusal_days=3, purge_batch=2):
+            await eventually_async(lambda: len(database.refusals()) == 2)
+        assert database.refusals() == [("op", "code-1"), ("op", "code-2")]
 
 
 COUNT_DELETES = """
