@@ -200,6 +200,11 @@ class Decision:
             for stream, aggregate in self._accessed.items()
         )
 
+    @property
+    def changed_warehouses(self) -> bool:
+        """Whether it appends to a warehouse."""
+        return bool(self._writes.warehouses)
+
     def is_current(self, stream: str) -> bool:
         """Whether memory has this stream as the log has it."""
         return stream in self._current

@@ -355,6 +355,8 @@ class CommandExecutor:
     def _committed(self, decision: Decision, done: Round, way: str) -> None:
         """The batch is in the log (or appended nothing): memory keeps it, the answers may go."""
         changed = decision.accept()
+        if decision.changed_warehouses:  # only a look under the lock tells where in the order of changes ours came
+            self._locked_batches_left = max(self._locked_batches_left, 1)
         BATCHES.labels(way).inc()
         self._outbox += done.answers
         for work in reversed(done.again):

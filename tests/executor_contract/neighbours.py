@@ -88,6 +88,17 @@ class Neighbours:
         await ask(one, PutWarehouse(code="W3"))
         assert (await ask(other, Restock(sku="A", warehouse="W3", quantity=1))).status == 200
 
+    async def test_a_change_of_our_own_to_a_warehouse_is_no_conflict(self, cluster: Cluster) -> None:
+        one = await cluster.executor()
+        await cluster.stock(one, ("A", "W1", 100))
+        store = cluster.store_of(one)
+        await ask(one, PutWarehouse(code="W1", priority=7))
+        before = dict(store.calls)
+        for n in range(3):
+            assert (await ask(one, order(f"r{n}", ("A", 1, "W1")))).status == 201
+        sent = {call: store.calls[call] - before.get(call, 0) for call in ("append", "append_unseen")}
+        assert sent == ({"append": 1, "append_unseen": 2} if cluster.optimistic else {"append": 3, "append_unseen": 0})
+
     async def test_a_batch_that_was_decided_ahead_hears_of_a_warehouse_that_closed_meanwhile(
         self, cluster: Cluster
     ) -> None:
