@@ -321,12 +321,12 @@ class CommandExecutor:
             flight = ahead
         batch.clear()
 
-    async def _under_lock(self, batch: Sequence[Work]) -> None:
+    async def _under_lock(self, batch: list[Work]) -> None:
         async with asyncio.timeout(self._patience_s(batch)):
             decision, done = await self._decide_and_append(batch)
         self._committed(decision, done, "lock")
 
-    async def _decide_and_append(self, batch: Sequence[Work]) -> tuple[Decision, Round]:
+    async def _decide_and_append(self, batch: list[Work]) -> tuple[Decision, Round]:
         needs = Needs()
         for work in batch:
             if not work.footprint.complete:  # memory may have learned of it since
@@ -339,6 +339,7 @@ class CommandExecutor:
         decision = Decision(self._memory, self._mapper, loaded.now, loaded, (*needs.cached, *needs.cold))
         try:
             await self._loader.take_in(loaded, needs)
+            self._join(batch, decision)
             done = await self._decide_loading(batch, decision)
             writes = decision.writes()
             if writes:
@@ -351,6 +352,18 @@ class CommandExecutor:
                 await self._store.abandon()
             raise
         return decision, done
+
+    def _join(self, batch: list[Work], decision: Decision) -> None:
+        """Who came while we waited for the lock, and needs nothing but what was loaded under it, need not wait again.
+
+        Their keys were not looked up; as on memory alone, one that is taken is refused by the log.
+        """
+        ready = self._ready
+        while ready and len(batch) < self._batch_limit:
+            footprint = ready[0].footprint
+            if not self._loader.can_tell(footprint) or not all(map(decision.is_current, footprint.streams)):
+                return
+            batch.append(ready.popleft())
 
     def _committed(self, decision: Decision, done: Round, way: str) -> None:
         """The batch is in the log (or appended nothing): memory keeps it, the answers may go."""

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from domain.commands import Restock
+from domain.commands import CreateReservation, Line, Restock
 from tests.support import eventually_async
 from tests.support_audit import audit, check_index
 from tests.support_write_side import Cluster, ask, code_of, gather_answers, order, post, said, submission_of
@@ -12,6 +12,37 @@ from write_side.submission import Answer, Overloaded
 
 
 class Batches:
+    async def test_who_comes_while_the_lock_is_waited_for_need_not_wait_for_it_again(self, cluster: Cluster) -> None:
+        executor = await cluster.executor(optimistic=False)
+        await cluster.stock(executor, ("A", "W1", 5), ("B", "W1", 5))
+        await ask(executor, order("r0", ("A", 1, "W1")), "taken")
+        store = cluster.store_of(executor)
+        gate, before, locked = store.hold("lock_and_load"), store.commits, store.calls["lock_and_load"]
+        first = post(executor, order("r1", ("A", 2, "W1")))
+        await eventually_async(lambda: store.calls["lock_and_load"] > locked)
+        late = [post(executor, order("r2", ("A", 2, "W1"))), post(executor, order("r3", ("A", 1, "W1")))]
+        elsewhere = post(executor, order("r4", ("B", 1, "W1")))
+        gate.set()
+        assert [answer.status for answer in await gather_answers([first, *late, elsewhere])] == [201, 201, 409, 201]
+        assert store.commits - before == 2
+        assert store.calls["lock_and_load"] - locked == 2
+
+    async def test_a_key_that_is_taken_is_found_though_it_came_while_the_lock_was_waited_for(
+        self, cluster: Cluster
+    ) -> None:
+        executor = await cluster.executor(optimistic=False)
+        await cluster.stock(executor, ("A", "W1", 5))
+        answered = await ask(executor, CreateReservation(order_id="o", lines=(Line("A", 1, "W1"),)), "taken")
+        store = cluster.store_of(executor)
+        gate, locked = store.hold("lock_and_load"), store.calls["lock_and_load"]
+        first = post(executor, order("r1", ("A", 2, "W1")))
+        await eventually_async(lambda: store.calls["lock_and_load"] > locked)
+        again = post(executor, CreateReservation(order_id="o", lines=(Line("A", 1, "W1"),)), "taken")
+        gate.set()
+        new, repeated = await gather_answers([first, again])
+        assert (new.status, repeated) == (201, answered._replace(replayed=True))
+        assert cluster.topics("stock:A@W1").count("reserved") == 2
+
     async def test_commands_gather_while_a_batch_commits_and_then_commit_together(self, cluster: Cluster) -> None:
         executor = await cluster.executor()
         await cluster.stock(executor, ("A", "W1", 1_000))
