@@ -32,8 +32,8 @@ class Finding(NamedTuple):
 def examine(event_store_url: str, read_model_url: str, redis_url: str) -> list[Finding]:
     """All checks; those of a server that is away are one finding."""
     findings = _on_postgres("event store", event_store_url, _EVENT_STORE_CHECKS)
-    head = _head(event_store_url)
-    findings += _on_postgres("read model", read_model_url, [*_READ_MODEL_CHECKS, lambda c: _views(c, head)])
+    log = _log(event_store_url)
+    findings += _on_postgres("read model", read_model_url, [*_READ_MODEL_CHECKS, lambda c: _views(c, log)])
     return findings + _cache(redis_url)
 
 
@@ -107,42 +107,57 @@ def _overdue(connection: Connection) -> Finding:
     return Finding("sweeper", well, f"{count} holds due, the oldest for {oldest_s:.1f} s" if count else "nothing due")
 
 
-def _head(url: str) -> int | None:
+class Log(NamedTuple):
+    head: int
+    epoch: int
+
+
+def _log(url: str) -> Log | None:
+    """Where the log is; None if it could not be asked."""
+    query = f"""SELECT (SELECT coalesce(max(notification_id), 0) FROM {SCHEMA}.stored_events), epoch
+                FROM {SCHEMA}.log_epoch"""  # noqa: S608 - a constant
     try:
         with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
-            head = _value(connection, f"SELECT coalesce(max(notification_id), 0) FROM {SCHEMA}.stored_events")  # noqa: S608
-            return int(str(head))
+            row = connection.execute(query.encode()).fetchone()
     except psycopg.Error:
         return None
+    return Log(*row) if row else None
 
 
-def _views(connection: Connection, head: int | None) -> Finding:
+def _views(connection: Connection, log: Log | None) -> Finding:
     row = connection.execute(
-        "SELECT g.schema_name FROM stockhold_views.pointer p JOIN stockhold_views.generations g USING (generation)"
+        """SELECT g.schema_name, g.log_epoch
+           FROM stockhold_views.pointer p JOIN stockhold_views.generations g USING (generation)"""
     ).fetchone()
     if row is None:
         return Finding("views", False, "there is no generation yet: the projector makes the first one")
-    schema = psycopg.sql.Identifier(row[0])
-    cursors = connection.execute(
-        psycopg.sql.SQL("SELECT coalesce(max(pg_position), 0) FROM {}.cursors").format(schema)
+    name, epoch = row
+    schema = psycopg.sql.Identifier(name)
+    counted = connection.execute(
+        psycopg.sql.SQL(
+            """SELECT (SELECT coalesce(max(pg_position), 0) FROM {0}.cursors),
+                      (SELECT count(*) FROM {0}.stock_levels WHERE stale)"""
+        ).format(schema)
     ).fetchone()
-    stale = connection.execute(
-        psycopg.sql.SQL("SELECT count(*) FROM {}.stock_levels WHERE stale").format(schema)
-    ).fetchone()
-    assert cursors is not None
-    assert stale is not None
-    if head is None:
-        return Finding("views", False, f"{row[0]} is at {cursors[0]:,}; where the log is could not be asked")
-    behind = max(0, head - cursors[0])
-    seen = f"{row[0]} is {behind:,} positions behind the log, {stale[0]} items are stale"
-    return Finding("views", behind <= LAG_MAX and not stale[0], seen)
+    assert counted is not None
+    position, stale = counted
+    if log is None:
+        return Finding("views", False, f"{name} is at {position:,}; where the log is could not be asked")
+    if epoch != log.epoch or position > log.head:
+        return Finding("views", False, f"{name} was built before the log was restored: run `stockhold rebuild`")
+    behind = log.head - position
+    seen = f"{name} is {behind:,} positions behind the log, {stale} items are stale"
+    return Finding("views", behind <= LAG_MAX and not stale, seen)
 
 
 def _cache(url: str) -> list[Finding]:
     try:
         with redis.Redis.from_url(url, socket_timeout=5, socket_connect_timeout=5) as client:
             facts = client.info("server")
-            policy = client.config_get("maxmemory-policy")["maxmemory-policy"]
+            try:
+                policy = client.config_get("maxmemory-policy")["maxmemory-policy"]
+            except redis.ResponseError:  # CONFIG is not for every user; INFO says it too
+                policy = client.info("memory").get("maxmemory_policy", "unknown")
             valkey = facts.get("valkey_version")
             version = str(valkey or facts["redis_version"])
             well = int(version.split(".", maxsplit=1)[0]) >= (VALKEY_MIN if valkey else REDIS_MIN)
@@ -150,7 +165,7 @@ def _cache(url: str) -> list[Finding]:
                 Finding("cache reachable", well, f"{'Valkey' if valkey else 'Redis'} {version}"),
                 Finding("cache keeps its keys", policy == "noeviction", f"maxmemory-policy {policy}"),
             ]
-    except redis.RedisError as error:
+    except (redis.RedisError, ValueError) as error:
         return [Finding("cache", False, f"{error}: PostgreSQL answers in its place")]
 
 

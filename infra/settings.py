@@ -6,7 +6,9 @@ names: `_s` seconds, `_ms` milliseconds, `_days` days; a count has none. The des
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 Port = Annotated[int, Field(ge=0, le=65_535)]
@@ -41,6 +43,22 @@ class ServerSettings(BaseSettings):
     statement_timeout_ms: int = Field(
         default=30_000, ge=0, description="PostgreSQL ends a statement of an API process after this time; 0: never."
     )
+
+    @field_validator("event_store_url", "read_model_url")
+    @classmethod
+    def _names_a_database(cls, url: str) -> str:
+        try:
+            conninfo_to_dict(url)
+        except ProgrammingError:
+            raise ValueError("this is no address of a PostgreSQL database") from None  # it may hold a password
+        return url
+
+    @field_validator("redis_url")
+    @classmethod
+    def _names_a_cache(cls, url: str) -> str:
+        if url and not url.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("this is no address of a Redis: it begins with redis://, rediss:// or unix://")
+        return url
 
     @model_validator(mode="before")
     @classmethod

@@ -67,18 +67,26 @@ MOVE_CURSOR = _statement(
     f"UPDATE cursors SET ({CURSOR_COLUMNS}, moved_at) = ($2, $3, $4, $5, $6, clock_timestamp()) WHERE partition = $1",
     *(INT2, INT8, INT8, INT8, INT8, INT8),
 )
-# In key order, so that two writers that name the same items cannot wait for each other in a circle.
+# What is looked up by many keys is looked up key by key: `OFFSET 0` keeps the planner from turning the join around, which it
+# does as long as it believes a table empty, and then compares every row with every key.
+# Levels in key order, so that two writers that name the same items cannot wait for each other in a circle.
 FIND_LEVELS = _statement(
     "levels",
-    f"""SELECT {LEVEL_SELECT} FROM unnest($1, $2) AS k (sku, warehouse)
-        JOIN stock_levels l ON l.sku = k.sku AND l.warehouse = k.warehouse
-        ORDER BY l.sku, l.warehouse FOR UPDATE OF l""",
+    f"""SELECT {LEVEL_SELECT} FROM (
+            SELECT sku, warehouse FROM unnest($1, $2) AS u (sku, warehouse)
+            ORDER BY sku COLLATE "C", warehouse COLLATE "C"
+        ) AS k CROSS JOIN LATERAL (
+            SELECT * FROM stock_levels WHERE sku = k.sku AND warehouse = k.warehouse OFFSET 0
+        ) AS l FOR UPDATE OF l""",
     *(TEXT_ARRAY, TEXT_ARRAY),
 )
 FIND_HOLDS = _statement(
     "holds",
     f"""SELECT {HOLD_SELECT} FROM unnest($1, $2, $3) AS k (reservation_id, sku, warehouse)
-        JOIN holds h ON h.reservation_id = k.reservation_id AND h.sku = k.sku AND h.warehouse = k.warehouse""",
+        CROSS JOIN LATERAL (
+            SELECT * FROM holds
+            WHERE reservation_id = k.reservation_id AND sku = k.sku AND warehouse = k.warehouse OFFSET 0
+        ) AS h""",
     *(TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY),
 )
 FIND_WAREHOUSES = _statement(
@@ -88,7 +96,9 @@ FIND_PARKED = _statement("parked", "SELECT stream FROM dead_letters WHERE stream
 WATERMARKS = _statement(
     "watermarks",
     """SELECT 'stock:' || l.sku || '@' || l.warehouse, l.version FROM unnest($1, $2) AS k (sku, warehouse)
-       JOIN stock_levels l ON l.sku = k.sku AND l.warehouse = k.warehouse
+       CROSS JOIN LATERAL (
+           SELECT * FROM stock_levels WHERE sku = k.sku AND warehouse = k.warehouse OFFSET 0
+       ) AS l
        UNION ALL SELECT 'warehouse:' || w.code, w.version FROM warehouses w WHERE w.code = ANY($3)""",
     *(TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY),
 )

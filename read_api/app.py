@@ -137,7 +137,8 @@ class Probes:
 
     async def check(self) -> Mapping[str, str | None]:
         """By name: None, or what is wrong. Redis away is nothing wrong: Postgres answers in its place."""
-        position, head = await asyncio.gather(self._position(), self._head())
+        position = await self._position()
+        head = await self._head()  # afterwards, so that views are never ahead of it, unless the log was restored
         progress = None
         if isinstance(position, int) and isinstance(head, int):
             progress = self._progress(position, head, asyncio.get_running_loop().time())
@@ -161,7 +162,9 @@ class Probes:
             return "the event store is away"
 
     def _progress(self, position: int, head: int, now_s: float) -> str | None:
-        if position >= head:
+        if position > head:
+            return f"the views stand at {position} and the log, which must have been restored, at {head}: rebuild them"
+        if position == head:
             self._behind_since = None
         elif self._behind_since is None or self._behind_since[0] != position:
             self._behind_since = (position, now_s)

@@ -9,6 +9,7 @@ from datetime import datetime
 from typing import Any, Final
 
 import msgspec
+from msgspec.structs import asdict
 
 from domain.events import (
     Adjusted,
@@ -30,6 +31,7 @@ from domain.events import (
     WrittenOff,
 )
 from domain.hold import Hold
+from domain.policy import DEFAULT_POLICY, Policy
 from domain.values import Bucket, ReleaseReason, stock_stream
 from infra.event_store.mapper import UnreadableEvent
 from projections.item_fold import ItemFold
@@ -74,10 +76,10 @@ class Story:
                 async for event in events:
                     if self._until is not None and event.timestamp > self._until:
                         return
-                    before = self._fold.level
+                    policy = self._fold.policy
                     self._fold.apply(event)
                     assert self._fold.level is not None
-                    yield _chapter(event, before, self._fold.level)
+                    yield _chapter(event, policy, self._fold.level)
         except (UnreadableEvent, ImpossibleEvent) as error:
             self.broken = f"version {self._fold.version + 1}: {error}"
 
@@ -95,12 +97,12 @@ class Story:
         return [hold for hold in self._fold.holds.values() if hold.active > 0 and not hold.is_due(now)]
 
 
-def _chapter(event: Event, before: Level | None, after: Level) -> Chapter:
+def _chapter(event: Event, policy_before: Policy | None, after: Level) -> Chapter:
     return Chapter(
         version=event.originator_version,
         at=event.timestamp,
         event=event.TOPIC,
-        sentence=sentence(event, before, after),
+        sentence=sentence(event, policy_before),
         actor=event.origin.actor,
         on_hand=after.on_hand,
         reserved=after.reserved,
@@ -111,9 +113,9 @@ def _chapter(event: Event, before: Level | None, after: Level) -> Chapter:
     )
 
 
-def sentence(event: Event, before: Level | None, after: Level) -> str:
+def sentence(event: Event, policy_before: Policy | None) -> str:
     """What ``event`` did, as one would tell it."""
-    return _SENTENCES[type(event)](event, before, after)
+    return _SENTENCES[type(event)](event, policy_before)
 
 
 def _units(quantity: int) -> str:
@@ -164,21 +166,27 @@ def _counted(event: Counted) -> str:
     return f"counted {event.counted:,} where {event.expected:,} were expected ({event.variance:+,})"
 
 
-def _policy_changed(_: PolicyChanged, before: Level | None, after: Level) -> str:
-    shown = ("safety_stock", "low_stock_threshold", "backorder_limit")
+def _policy_changed(event: PolicyChanged, before: Policy | None) -> str:
+    old, new = asdict(before or DEFAULT_POLICY), asdict(event.policy)
     changes = [
-        f"{name.replace('_', ' ')} {getattr(before, name):,} → {getattr(after, name):,}"
-        for name in shown
-        if before is not None and getattr(before, name) != getattr(after, name)
+        f"{name.replace('_', ' ')} {_told(old[name])} → {_told(new[name])}" for name in new if old[name] != new[name]
     ]
     return "policy changed" + (f": {', '.join(changes)}" if changes else "")
 
 
-def _alone(tell: Callable[[Any], str]) -> Callable[[Any, Level | None, Level], str]:
-    return lambda event, _before, _after: tell(event)
+def _told(value: Any) -> str:
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value).replace("_", " ")
 
 
-_SENTENCES: Final[dict[type[Event], Callable[[Any, Level | None, Level], str]]] = {
+def _alone(tell: Callable[[Any], str]) -> Callable[[Any, Policy | None], str]:
+    return lambda event, _: tell(event)
+
+
+_SENTENCES: Final[dict[type[Event], Callable[[Any, Policy | None], str]]] = {
     Registered: _alone(lambda _: "registered"),
     Restocked: _alone(_received),
     Reserved: _alone(_reserved),

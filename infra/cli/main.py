@@ -7,10 +7,12 @@ import sys
 import typer
 
 import infra.cli
-from infra.cli.shared import EXIT_UNREACHABLE, Refusal, say
+from infra.cli.shared import EXIT_CHECK_FAILED, EXIT_UNREACHABLE, Refusal, say
 
 NO_COMMANDS = {"main", "shared"}
 ORDER = ("up", "demo", "bench", "verify", "rebuild", "history", "doctor", "dead_letters", "sweep")
+
+_NO_TABLES = {"42P01", "3F000"}  # undefined_table, invalid_schema_name
 
 app = typer.Typer(
     name="stockhold",
@@ -40,25 +42,32 @@ def main() -> None:
         say(f"stockhold: {refusal}")
         sys.exit(refusal.exit_code)
     except Exception as error:
-        code = _exit_code_of(error)
-        if code is None:
+        known = _known(error)
+        if known is None:
             raise
-        say(f"stockhold: {error}")
-        sys.exit(code)
+        say(f"stockhold: {known}")
+        sys.exit(known.exit_code)
 
 
-def _exit_code_of(error: Exception) -> int | None:
-    """None for an error that is ours to repair. The modules are loaded already if one of theirs was raised."""
+def _known(error: Exception) -> Refusal | None:
+    """What to tell of it; None for an error that is ours to repair. Whatever raised it has loaded its module already."""
     import psycopg
     import redis
 
     from infra.embedded.errors import StackError
+    from infra.event_store.port import StoreUnavailable
+    from infra.postgres import ConnectionLost, StatementFailed
 
     if isinstance(error, StackError):
-        return error.exit_code
-    if isinstance(error, psycopg.OperationalError | redis.ConnectionError | redis.TimeoutError):
-        return EXIT_UNREACHABLE
-    return None
+        return Refusal(str(error), error.exit_code)
+    sqlstate = getattr(error, "sqlstate", None) or getattr(error.__cause__, "sqlstate", None)
+    if sqlstate in _NO_TABLES:
+        return Refusal("this database has no tables of Stockhold: `stockhold up` makes them")
+    if isinstance(error, psycopg.OperationalError | StoreUnavailable | ConnectionLost):
+        return Refusal(f"PostgreSQL: {error}", EXIT_UNREACHABLE)
+    if isinstance(error, redis.ConnectionError | redis.TimeoutError):
+        return Refusal(f"Redis: {error}", EXIT_UNREACHABLE)
+    return None if not isinstance(error, StatementFailed) else Refusal(f"PostgreSQL: {error}", EXIT_CHECK_FAILED)
 
 
 if __name__ == "__main__":

@@ -99,14 +99,32 @@ def stack_urls(data: Path | None, roles: frozenset[str] = frozenset()) -> Iterat
     folder = DataFolder(data or default_data_dir())
     if not folder.holds_data():
         raise Refusal(
-            f"there is no stack in {folder.path}: name its folder with --data, or set STOCKHOLD_EVENT_STORE_URL"
+            f"there is no stack in {folder.path}: name its folder with --data, or set STOCKHOLD_EVENT_STORE_URL and"
+            " STOCKHOLD_REDIS_URL"
         )
     running = folder.read_running()
+    # A folder that is named, and has the server's data, means these; else what is in the environment, as `up` has it.
+    outside_log = "" if data is not None and (folder.path / "postgres").exists() else settings.event_store_url
     if running is not None:
+        if data is None and outside_log not in {"", running["event_store_url"]}:
+            raise Refusal(
+                f"the stack in {folder.path} has another log than STOCKHOLD_EVENT_STORE_URL: name the one that is meant,"
+                " by --data or by STOCKHOLD_EVENT_STORE_URL and STOCKHOLD_REDIS_URL"
+            )
         yield ServerUrls(*(str(running[name]) for name in ("event_store_url", "read_model_url", "redis_url")))
         return
+    if not outside_log and not (folder.path / "postgres").exists():
+        # An empty log, made here and now, would be found without fault.
+        raise Refusal(f"the log of the stack in {folder.path} is not in that folder: set STOCKHOLD_EVENT_STORE_URL")
     say(f"no stack runs in {folder.path}: starting its servers for as long as this takes")
-    with running_stack(StackOptions(folder.path, roles=roles)) as info:
+    options = StackOptions(
+        folder.path,
+        roles=roles,
+        event_store_url=outside_log,
+        read_model_url=settings.read_model_url if outside_log or not settings.event_store_url else "",
+        redis_url="" if (folder.path / "valkey").exists() else settings.redis_url,
+    )
+    with running_stack(options) as info:
         yield info.urls
 
 

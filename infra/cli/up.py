@@ -86,7 +86,8 @@ async def _run(options: "StackOptions", lifeline_fd: int | None, *, as_json: boo
             print(f"{process.name:<16} ready  pid {process.pid:<8} {url or ''}".rstrip(), flush=True)
 
     def is_up(info: "StackInfo") -> None:
-        answer(info.as_json(), _summary(info, options.data_dir), as_json=as_json)
+        outside = options.event_store_url and options.redis_url
+        answer(info.as_json(), _summary(info, None if outside else options.data_dir), as_json=as_json)
 
     await Stack(options, on_ready=ready, on_up=is_up).run(stop, hurry)
 
@@ -103,9 +104,11 @@ def _stop_at_end_of(lifeline_fd: int, stop: asyncio.Event) -> None:
     loop.add_reader(lifeline_fd, readable)
 
 
-def _summary(info: "StackInfo", data_dir: Path) -> str:
+def _summary(info: "StackInfo", data_dir: Path | None) -> str:
     lines = ["", "Stockhold is up."]
     for what, url in (("command API", info.command_url), ("read API", info.read_url)):
         if url is not None:
             lines.append(f"  {what:<12} {url}    (its documentation: {url}/docs)")
-    return "\n".join([*lines, f"  {'data':<12} {data_dir}", "Ctrl-C stops it.", ""])
+    if data_dir is not None:
+        lines.append(f"  {'data':<12} {data_dir}")
+    return "\n".join([*lines, "Ctrl-C stops it.", ""])

@@ -51,10 +51,12 @@ WHOLE_STREAMS = Statement(
     (TEXT_ARRAY, INT8),
 )
 
+# Key by key: `OFFSET 0` keeps the planner from turning the join around while it believes the table empty.
 OUTCOMES = Statement(
     b"outcomes",
     b"""SELECT i.scope, i.key, i.digest, i.status, i.body
-        FROM unnest($1, $2) AS k (scope, key) JOIN idempotency i ON i.scope = k.scope AND i.key = k.key""",
+        FROM unnest($1, $2) AS k (scope, key)
+        CROSS JOIN LATERAL (SELECT * FROM idempotency WHERE scope = k.scope AND key = k.key OFFSET 0) AS i""",
     (TEXT_ARRAY, TEXT_ARRAY),
 )
 HEADERS = Statement(b"headers", b"SELECT state FROM reservations WHERE reservation_id = ANY($1)", (TEXT_ARRAY,))

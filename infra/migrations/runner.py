@@ -116,7 +116,8 @@ def _ensure_table(connection: psycopg.Connection, schema: str) -> None:
     if connection.execute("SELECT to_regclass(%s)", [f'"{schema}".migrations']).fetchone() != (None,):
         _use_schema(connection, schema)
         return
-    connection.execute(sql.SQL("CREATE SCHEMA IF NOT EXISTS {}").format(sql.Identifier(schema)))
+    if connection.execute("SELECT to_regnamespace(%s)", [f'"{schema}"']).fetchone() == (None,):
+        connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
     _use_schema(connection, schema)
     connection.execute(
         """

@@ -1,7 +1,10 @@
 """The doctor sees what is wrong, each on the real thing."""
 
+from urllib.parse import urlsplit
+
 import psycopg
 import pytest
+import redis
 from psycopg import sql
 
 from infra.doctor import Finding, examine
@@ -76,3 +79,29 @@ def test_a_stale_item_and_a_lagging_view_are_seen(
     lagging = finding(examine(database_url, database_url, redis_url), "views")
     assert not lagging.well
     assert "20,000 positions behind" in lagging.seen
+    connection.execute("UPDATE stockhold_views.generations SET log_epoch = 0")
+    restored = finding(examine(database_url, database_url, redis_url), "views")
+    assert not restored.well
+    assert "run `stockhold rebuild`" in restored.seen
+
+
+def test_views_that_are_ahead_of_a_restored_log_are_seen(
+    database_url: str, redis_url: str, connection: psycopg.Connection
+) -> None:
+    connection.execute("CREATE SCHEMA ahead; CREATE TABLE ahead.cursors AS SELECT 7::bigint AS pg_position")
+    connection.execute("CREATE TABLE ahead.stock_levels (stale boolean)")
+    connection.execute("INSERT INTO stockhold_views.generations VALUES (1, 'live', 'ahead', 'g1', 1, 1, now())")
+    connection.execute("INSERT INTO stockhold_views.pointer VALUES (true, 1, now())")
+    assert "was restored" in finding(examine(database_url, database_url, redis_url), "views").seen
+
+
+def test_a_user_of_the_cache_who_may_not_ask_for_its_settings(database_url: str, redis_url: str) -> None:
+    with redis.Redis.from_url(redis_url) as client:
+        client.execute_command("ACL", "SETUSER", "plain", "on", ">secret", "~*", "+@all", "-config")
+        try:
+            place = urlsplit(redis_url)
+            plain = place._replace(netloc=f"plain:secret@{place.hostname}:{place.port}").geturl()
+            kept = finding(examine(database_url, database_url, plain), "cache keeps its keys")
+        finally:
+            client.execute_command("ACL", "DELUSER", "plain")
+    assert kept.seen.startswith("maxmemory-policy ")

@@ -1,5 +1,6 @@
 """Bad input, each with its problem, and what operators ask of a process."""
 
+import psycopg
 import pytest
 import pytest_asyncio
 
@@ -166,3 +167,15 @@ async def test_views_that_stand_still_while_the_log_goes_on_are_not_ready(world,
     await eventually_async(refused)
     await world.show()
     assert (await world.get("/readyz")).status == 200
+
+
+async def test_views_that_are_ahead_of_the_log_are_not_ready(database_url, servers):
+    async with read_rig(database_url, servers.redis_url) as world:
+        world.shop.stocked("A", "W1", 1)
+        await world.show()
+        assert (await world.get("/readyz")).status == 200
+        with psycopg.connect(database_url) as connection:
+            connection.execute("DELETE FROM stockhold.stored_events")
+        reply = await world.get("/readyz")
+        assert reply.status == 503
+        assert "restored" in reply.json["detail"]

@@ -197,6 +197,48 @@ def test_external_servers_are_used_and_none_are_started(up: Up, module_data_dir:
         assert not (module_data_dir / "unused").exists()
 
 
+def test_half_an_address_does_not_end_at_another_stack(data_dir: Path) -> None:
+    home = {"XDG_STATE_HOME": str(data_dir)}
+    elsewhere = {"STOCKHOLD_EVENT_STORE_URL": "postgresql://nobody:secret@127.0.0.1:1/none"}
+    with stockhold_up(data_dir / "stockhold", *SERVERS_ALONE):
+        assert run("sweep", "--now", **home).returncode == 0
+        refused = run("sweep", "--now", **home, **elsewhere)
+    assert refused.returncode == 2
+    assert "another log" in refused.stderr
+    assert "secret" not in refused.stderr
+
+
+def test_a_log_that_lives_elsewhere_is_not_taken_for_an_empty_one(up: Up, data_dir: Path) -> None:
+    log = {"STOCKHOLD_EVENT_STORE_URL": up.facts["event_store_url"]}
+    with stockhold_up(data_dir / "cache", *SERVERS_ALONE, environment=log) as guest:
+        assert [one["name"] for one in guest.facts["processes"]] == ["valkey"]
+    refused = run("sweep", "--now", "--data", str(data_dir / "cache"))
+    assert refused.returncode == 2
+    assert "set STOCKHOLD_EVENT_STORE_URL" in refused.stderr
+    assert not (data_dir / "cache" / "postgres").exists()
+    assert run("sweep", "--now", "--data", str(data_dir / "cache"), **log).returncode == 0
+
+
+def test_addresses_that_lead_nowhere_are_told_without_a_traceback(up: Up, empty_database_url: str) -> None:
+    ours = {f"STOCKHOLD_{name.upper()}": up.facts[name] for name in ("event_store_url", "redis_url")}
+    away = {"STOCKHOLD_EVENT_STORE_URL": "postgresql://nobody:secret@127.0.0.1:1/none"}
+    empty = {"STOCKHOLD_EVENT_STORE_URL": empty_database_url}
+    for command, environment, code, why in (
+        ("verify", {"STOCKHOLD_EVENT_STORE_URL": "foo"}, 2, "STOCKHOLD_EVENT_STORE_URL"),
+        ("doctor", {"STOCKHOLD_REDIS_URL": "foo"}, 2, "STOCKHOLD_REDIS_URL"),
+        ("sweep --now", away, 3, "PostgreSQL"),
+        ("verify", away, 3, "PostgreSQL"),
+        ("sweep --now", empty, 2, "no tables of Stockhold"),
+        ("history A W", empty, 2, "no tables of Stockhold"),
+    ):
+        refused = run(*command.split(), **(ours | environment))
+        assert refused.returncode == code, refused.stderr
+        assert refused.stderr.startswith("stockhold: ")
+        assert why in refused.stderr
+        assert "Traceback" not in refused.stderr
+        assert "secret" not in refused.stderr
+
+
 @pytest.mark.parametrize(
     ("setting", "url"),
     [

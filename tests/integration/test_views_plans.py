@@ -4,6 +4,7 @@ import asyncio
 
 import psycopg
 import pytest
+from psycopg import sql
 
 from infra.event_store import log_reader
 from infra.event_store.append_lock import SCHEMA
@@ -55,6 +56,16 @@ def test_the_reader_of_the_log(module_database_url: str, statement: Statement) -
     plan = planned(module_database_url, SCHEMA, log_reader._SESSION, statement)
     assert_indexed(plan)
     assert "Sort" not in plan or statement is log_reader._VERSIONS
+
+
+@pytest.mark.parametrize("statement", plannable(statements.ALL), ids=lambda statement: statement.name.decode())
+def test_the_writer_looks_up_key_by_key_though_the_tables_were_seen_empty(
+    module_database_url: str, views_schema: str, statement: Statement
+) -> None:
+    with psycopg.connect(module_database_url, autocommit=True) as connection:
+        for table in LARGE[:-1]:
+            connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(views_schema, table)))
+    assert "Join Filter" not in planned(module_database_url, views_schema, statements.SESSION, statement)
 
 
 def assert_indexed(plan: str) -> None:

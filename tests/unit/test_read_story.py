@@ -89,7 +89,15 @@ PAID = (*HELD, committed("r-1", 3))
             happened(PolicyChanged, policy=Policy(safety_stock=5, low_stock_threshold=2_000)),
             "policy changed: safety stock 0 → 5, low stock threshold 10 → 2,000",
         ),
-        (STOCKED, happened(PolicyChanged, policy=Policy(critical=True)), "policy changed"),
+        (STOCKED, happened(PolicyChanged, policy=Policy(critical=True)), "policy changed: critical no → yes"),
+        (
+            STOCKED,
+            happened(
+                PolicyChanged, policy=Policy(hold_ttl_s=600, on_shortage="release_newest_unpaid", max_stock_level=9)
+            ),
+            "policy changed: max stock level none → 9, hold ttl s 900 → 600, on shortage keep → release newest unpaid",
+        ),
+        (STOCKED, happened(PolicyChanged, policy=Policy()), "policy changed"),
         (STOCKED, happened(Discontinued), "discontinued"),
         (STOCKED, happened(Reinstated), "reinstated"),
     ],
@@ -98,11 +106,8 @@ def test_what_each_event_is_told_as(before: tuple[Fact, ...], fact: Fact, told: 
     fold = ItemFold()
     for version, earlier in enumerate(before, start=1):
         fold.apply(earlier.at("stock:A@W1", version, NOW))
-    level = fold.level
     event = fact.at("stock:A@W1", len(before) + 1, NOW)
-    fold.apply(event)
-    assert fold.level is not None
-    assert sentence(event, level, fold.level) == told
+    assert sentence(event, fold.policy) == told
 
 
 def test_every_event_of_a_stock_item_has_a_sentence() -> None:

@@ -114,7 +114,10 @@ BEGIN
     END IF;
     IF EXISTS (
         SELECT FROM unnest(streams, versions) AS k (id, version)
-        JOIN stored_events e ON e.originator_id = k.id AND e.originator_version = k.version + 1
+        CROSS JOIN LATERAL (
+            SELECT FROM stored_events e WHERE e.originator_id = k.id AND e.originator_version = k.version + 1
+            OFFSET 0  -- keeps the planner from turning the join around while it believes the table empty
+        ) AS grown
     ) THEN
         RAISE EXCEPTION 'a stream has grown' USING ERRCODE = 'SH409';
     END IF;
