@@ -103,7 +103,7 @@ class Client:
                 return Answer(response.status, await response.read(), _retry_after_s(response))
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutError) as error:
             # It may have arrived or not, which is just what a 503 says.
-            return Answer(UNAVAILABLE, repr(error).encode(), COMMAND_PAUSE_MAX_S)
+            return Answer(UNAVAILABLE, (str(error) or type(error).__name__).encode(), COMMAND_PAUSE_MAX_S)
 
 
 @asynccontextmanager
