@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
 
-.PHONY: setup test lint types contract unit integration demo lock clean
+.PHONY: setup test lint types contract unit integration end-to-end side-by-side demo lock clean
 
 setup: $(VENV)/.ready
 
@@ -17,9 +17,7 @@ demo: setup
 	$(BIN)/stockhold demo
 
 # Cheapest first, so that a mistake is found in seconds.
-test: lint types contract
-	$(BIN)/pytest tests/unit
-	$(BIN)/pytest tests --ignore tests/unit
+test: lint types contract unit side-by-side
 
 lint: setup
 	$(BIN)/ruff check .
@@ -35,7 +33,18 @@ unit: setup
 	$(BIN)/pytest tests/unit
 
 integration: setup
-	$(BIN)/pytest tests --ignore tests/unit
+	$(BIN)/pytest tests --ignore tests/unit --ignore tests/end_to_end
+
+end-to-end: setup
+	$(BIN)/pytest tests/end_to_end
+
+# Each has servers of its own, and waits more than it works.
+side-by-side: setup
+	@mkdir -p .cache; echo "end-to-end tests run beside these; what they say comes after them"
+	@$(BIN)/pytest tests/end_to_end > .cache/end-to-end.log 2>&1 & whole=$$!; \
+	trap 'kill $$whole; exit 130' INT TERM; \
+	$(BIN)/pytest tests --ignore tests/unit --ignore tests/end_to_end; parts=$$?; \
+	wait $$whole; whole=$$?; cat .cache/end-to-end.log; exit $$((parts | whole))
 
 # Needs uv; records hashes, and no host.
 lock:
