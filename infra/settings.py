@@ -146,7 +146,7 @@ class WriteSettings(BaseSettings):
     sweep_interval_ms: int = Field(
         default=500, ge=10, description="How often the sweeper looks for due holds when no timer wakes it earlier."
     )
-    sweep_batch: int = Field(default=50, ge=1, description="Due holds released in one transaction.")
+    sweep_batch: int = Field(default=100, ge=1, description="Due holds released in one transaction.")
 
 
 class ViewSettings(BaseSettings):

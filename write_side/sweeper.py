@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 
 _RETRY_PAUSE_S = 0.5
 _PURGE_INTERVAL_S = 60.0
-_REST = 0.2
+_REST = 0.3
 """How long the sweeper rests after a full sweep, as a share of the time that it took."""
 _STUCK_S = 30.0
 """How long an item that could not be swept is left alone."""
