@@ -122,7 +122,7 @@ def stack_urls(data: Path | None, roles: frozenset[str] = frozenset()) -> Iterat
         roles=roles,
         event_store_url=outside_log,
         read_model_url=settings.read_model_url if outside_log or not settings.event_store_url else "",
-        redis_url="" if (folder.path / "valkey").exists() else settings.redis_url,
+        redis_url="" if data is not None and (folder.path / "valkey").exists() else settings.redis_url,
     )
     with running_stack(options) as info:
         yield info.urls

@@ -11,6 +11,11 @@ from tests.support_write_side import Cluster, ask, code_of, gather_answers, orde
 from write_side.submission import Answer, Overloaded
 
 
+def anonymous(*, sku: str, quantity: int) -> CreateReservation:
+    """An order that leaves it to the service to name the reservation."""
+    return CreateReservation(order_id="o", lines=(Line(sku, quantity, "W1"),))
+
+
 class Batches:
     async def test_who_comes_while_the_lock_is_waited_for_need_not_wait_for_it_again(self, cluster: Cluster) -> None:
         executor = await cluster.executor(optimistic=False)
@@ -20,8 +25,8 @@ class Batches:
         gate, before, locked = store.hold("lock_and_load"), store.commits, store.calls["lock_and_load"]
         first = post(executor, order("r1", ("A", 2, "W1")))
         await eventually_async(lambda: store.calls["lock_and_load"] > locked)
-        late = [post(executor, order("r2", ("A", 2, "W1"))), post(executor, order("r3", ("A", 1, "W1")))]
-        elsewhere = post(executor, order("r4", ("B", 1, "W1")))
+        late = [post(executor, anonymous(sku="A", quantity=n)) for n in (2, 1)]
+        elsewhere = post(executor, anonymous(sku="B", quantity=1))
         gate.set()
         assert [answer.status for answer in await gather_answers([first, *late, elsewhere])] == [201, 201, 409, 201]
         assert store.commits - before == 2
@@ -32,16 +37,30 @@ class Batches:
     ) -> None:
         executor = await cluster.executor(optimistic=False)
         await cluster.stock(executor, ("A", "W1", 5))
-        answered = await ask(executor, CreateReservation(order_id="o", lines=(Line("A", 1, "W1"),)), "taken")
+        answered = await ask(executor, anonymous(sku="A", quantity=1), "taken")
         store = cluster.store_of(executor)
         gate, locked = store.hold("lock_and_load"), store.calls["lock_and_load"]
         first = post(executor, order("r1", ("A", 2, "W1")))
         await eventually_async(lambda: store.calls["lock_and_load"] > locked)
-        again = post(executor, CreateReservation(order_id="o", lines=(Line("A", 1, "W1"),)), "taken")
+        again = post(executor, anonymous(sku="A", quantity=1), "taken")
         gate.set()
         new, repeated = await gather_answers([first, again])
         assert (new.status, repeated) == (201, answered._replace(replayed=True))
         assert cluster.topics("stock:A@W1").count("reserved") == 2
+
+    async def test_a_reservation_that_exists_is_found_though_it_was_asked_for_while_the_lock_was_waited_for(
+        self, cluster: Cluster
+    ) -> None:
+        executor, neighbour = await cluster.executor(optimistic=False), await cluster.executor()
+        await cluster.stock(executor, ("A", "W1", 5))
+        assert (await ask(neighbour, order("r9", ("A", 4, "W1")))).status == 201
+        store = cluster.store_of(executor)
+        gate, locked = store.hold("lock_and_load"), store.calls["lock_and_load"]
+        first = post(executor, order("r1", ("A", 1, "W1")))
+        await eventually_async(lambda: store.calls["lock_and_load"] > locked)
+        again = post(executor, order("r9", ("A", 4, "W1")))  # a refusal would be wrong: it has been held
+        gate.set()
+        assert [answer.status for answer in await gather_answers([first, again])] == [201, 200]
 
     async def test_commands_gather_while_a_batch_commits_and_then_commit_together(self, cluster: Cluster) -> None:
         executor = await cluster.executor()
