@@ -67,7 +67,9 @@ def _known(error: Exception) -> Refusal | None:
         return Refusal(f"PostgreSQL: {error}", EXIT_UNREACHABLE)
     if isinstance(error, redis.ConnectionError | redis.TimeoutError):
         return Refusal(f"Redis: {error}", EXIT_UNREACHABLE)
-    return None if not isinstance(error, StatementFailed) else Refusal(f"PostgreSQL: {error}", EXIT_CHECK_FAILED)
+    if isinstance(error, StatementFailed):
+        return Refusal(f"PostgreSQL: {error}", EXIT_CHECK_FAILED)
+    return None
 
 
 if __name__ == "__main__":
