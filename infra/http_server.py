@@ -13,6 +13,8 @@ from infra.http_fast_lane import FastRoute, fast_lane_protocol
 
 GRACE_S: Final = 10.0
 """How long requests in flight may take to finish once the server was told to stop."""
+KEEP_ALIVE_S: Final = 75
+"""How long a connection may be idle: longer than clients and proxies keep theirs, so that it is they who close it."""
 
 logger = logging.getLogger(__name__)
 
@@ -85,6 +87,7 @@ async def serve(
         log_config=None,
         access_log=False,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_S,
         timeout_graceful_shutdown=max(1, round(grace_s)),
     )
     server = _Server(config, on_ready)

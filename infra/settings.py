@@ -183,5 +183,48 @@ class ViewSettings(BaseSettings):
     page_limit_max: int = Field(default=1_000, ge=1, description="Most rows that a page may have.")
 
 
-class Settings(ServerSettings, ProcessSettings, WriteSettings, ViewSettings):
+class KafkaSettings(BaseSettings):
+    """Kafka, and the processes that stand on it."""
+
+    model_config = SettingsConfigDict(env_prefix="STOCKHOLD_", extra="ignore", frozen=True)
+
+    kafka_servers: str = Field(
+        default="",
+        description="Brokers, as host:port with commas between; empty: no Kafka, the projection follows the log directly.",
+    )
+    kafka_prefix: str = Field(
+        default="",
+        pattern=r"^[A-Za-z0-9._-]{0,64}$",
+        description="Before the name of every topic and consumer group: several installations may share a cluster.",
+    )
+    kafka_partitions: int = Field(
+        default=8, ge=1, le=1_000, description="Partitions of a topic; fixed once the topics have been created."
+    )
+    kafka_replication: int = Field(
+        default=1, ge=1, le=32_767, description="Copies of each partition that the brokers keep."
+    )
+    relay_batch_events: int = Field(
+        default=500, ge=1, description="Events in one message of the internal topic at most."
+    )
+    relay_batch_bytes: int = Field(
+        default=524_288, ge=1_024, description="Bytes of events in one message of the internal topic at most."
+    )
+    relay_poll_ms: int = Field(
+        default=200, ge=1, description="How often the relay looks for events when no notice wakes it."
+    )
+    intake_batch: int = Field(default=500, ge=1, description="Messages that the saga intake takes together.")
+    intake_wait_hours: int = Field(
+        default=72,
+        ge=1,
+        description="How long a message may wait for what must come before it; then it is a dead letter.",
+    )
+    intake_retry_ms: int = Field(
+        default=5_000, ge=10, description="How often waiting messages are tried when no other message wakes them."
+    )
+    stall_s: float = Field(
+        default=30.0, gt=0, description="How long a background process may make no progress before it is started again."
+    )
+
+
+class Settings(ServerSettings, ProcessSettings, WriteSettings, ViewSettings, KafkaSettings):
     """All of them, read once per process. Raises pydantic.ValidationError for a value that does not fit."""

@@ -11,7 +11,6 @@ import asyncio
 import logging
 import os
 import random
-import time
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -29,8 +28,6 @@ ANSWER_TIMEOUT_S = 30.0
 """Longer than a command may be tried, and than a killed process takes to be back."""
 
 
-IDLE_S = 2.0
-"""After this time a connection is opened anew: the servers close those that were idle for five seconds."""
 BATCH = 1_000
 """Orders in one request at most."""
 
@@ -40,13 +37,11 @@ class Unanswered(Exception):
 
 
 class Door:
-    """One connection to an API, opened when it is needed and again after it broke or, unless `same`, was idle."""
+    """One connection to an API, opened when it is needed and again after it broke."""
 
-    def __init__(self, url: str, *, same: bool = False) -> None:
-        self._same = same
+    def __init__(self, url: str) -> None:
         self._address = urlsplit(url)
         self._connection: Connection | None = None
-        self._used_s = 0.0
 
     async def ask(
         self,
@@ -66,7 +61,6 @@ class Door:
         except (OSError, EOFError, TimeoutError) as error:  # EOFError: asyncio.IncompleteReadError is one
             await self.close()
             raise Unanswered(f"{method} {target}: {error!r}") from error
-        self._used_s = time.monotonic()
         if reply.headers.get("connection") == "close":
             await self.close()
         return reply
@@ -81,8 +75,6 @@ class Door:
         return await self.ask("PUT", target, body, key=key)
 
     async def _connected(self) -> Connection:
-        if not self._same and time.monotonic() - self._used_s > IDLE_S:
-            await self.close()
         if self._connection is None:
             host, port = self._address.hostname, self._address.port
             self._connection = Connection(*await asyncio.open_connection(host, port, limit=1 << 26))
@@ -107,9 +99,9 @@ class Door:
 
 
 @asynccontextmanager
-async def connected(url: str, *, same: bool = False) -> AsyncIterator[Door]:
+async def connected(url: str) -> AsyncIterator[Door]:
     """A door that is closed at the end of the block."""
-    door = Door(url, same=same)
+    door = Door(url)
     try:
         yield door
     finally:
@@ -122,7 +114,7 @@ async def doors_to_each(url: str, pids: Sequence[int], attempts: int = 400) -> A
     async with AsyncExitStack() as opened:
         found: dict[int, Door] = {}
         for _ in range(attempts):
-            door = await opened.enter_async_context(connected(url, same=True))
+            door = await opened.enter_async_context(connected(url))
             assert (await door.get("/healthz")).status == 200
             pid = door.served_by(pids)
             if pid is not None:

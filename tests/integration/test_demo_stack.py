@@ -88,8 +88,9 @@ def test_a_stack_that_does_not_start_says_why(stockhold, monkeypatch):
 @pytest.mark.parametrize("order", [signal.SIGINT, signal.SIGTERM])
 def test_the_stack_does_not_outlive_an_interrupted_demo(stockhold, tmp_path, order):
     demo = f"""
-import json, sys, time
+import json, signal, sys, time
 from demo.stack import own_stack
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background is told to ignore it
 with own_stack({stockhold!r}) as starting:
     starting.wait_ready()
     print("up", flush=True)

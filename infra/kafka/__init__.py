@@ -1,0 +1,1 @@
+"""Kafka: topics and their messages, clients, and the partition of a stream."""
