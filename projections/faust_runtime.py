@@ -1,0 +1,174 @@
+"""Faust as we use it: it shares the partitions of a topic out among processes, and brings their messages.
+
+Everything else is ours. Delivery: a message is acknowledged when whoever took it says so, and not before (an exception in
+an agent of Faust's acknowledges, and so does its ``take``). Death: whatever fails in Faust ends the inlet, and the caller
+opens another. Nothing listens on a port, nothing is kept on disk, nothing is declared to the broker.
+"""
+
+import asyncio
+import logging
+import tempfile
+from collections import deque
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from contextlib import suppress
+from functools import partial
+from typing import Any, Final, Self
+
+import faust
+from faust.app.base import BootStrategy
+from faust.types import TP, EventT
+from mode.supervisors import CrashingSupervisor
+
+logger = logging.getLogger(__name__)
+
+BUFFERED_MAX: Final = 64
+"""Messages that wait here, and as many once more within Faust; one holds up to hundreds of events."""
+START_TIMEOUT_S: Final = 30.0
+STOP_TIMEOUT_S: Final = 10.0
+
+
+class InletFailed(Exception):
+    """Faust has stopped, or the broker is away: what was not acknowledged comes again through another inlet."""
+
+
+class Delivery:
+    """A message, until it is acknowledged."""
+
+    __slots__ = ("_ack", "offset", "partition", "value")
+
+    def __init__(self, event: EventT[bytes], ack: Callable[["Delivery", EventT[bytes]], None]) -> None:
+        self._ack = partial(ack, self, event)
+        self.partition: int = event.message.partition
+        self.offset: int = event.message.offset
+        self.value: bytes | None = event.message.value
+
+    def ack(self) -> None:
+        """What it brought is safe. The offset is committed within a second, or at the latest when the inlet closes."""
+        self._ack()
+
+
+class _Boot(BootStrategy):
+    """Of all that Faust could start: the consumer, and what feeds agents from it."""
+
+    enable_web = False
+    enable_sensors = False
+    enable_kafka_producer = False
+
+
+class _App(faust.App):
+    BootStrategy = _Boot
+
+
+class Inlet:
+    """The share of one process in a topic, as a member of ``group``; an asynchronous context manager.
+
+    ``assigned`` changes at every rebalance, and ``assignments`` counts them. What was taken before one may be delivered
+    again after it, here or elsewhere. ``acknowledged``: the last offset by partition, since the rebalance.
+    """
+
+    def __init__(self, servers: str, topic: str, group: str, client_id: str) -> None:
+        self.assigned: frozenset[int] = frozenset()
+        self.assignments = 0
+        self.acknowledged: dict[int, int] = {}
+        self._waiting: deque[Delivery] = deque()
+        self._wake = asyncio.Event()
+        self._room = asyncio.Event()
+        self._folder = tempfile.TemporaryDirectory(prefix="stockhold-faust-")  # it insists on one
+        self._app = self._make_app(servers, topic, group, client_id)
+
+    def _make_app(self, servers: str, topic: str, group: str, client_id: str) -> faust.App:
+        app = _App(
+            group,
+            broker=[f"kafka://{server.strip()}" for server in servers.split(",")],
+            broker_client_id=client_id,
+            broker_max_poll_records=500,
+            broker_commit_interval=1.0,
+            broker_session_timeout=10,
+            broker_heartbeat_interval=1,  # also how soon one hears of a rebalance
+            consumer_auto_offset_reset="earliest",
+            stream_wait_empty=False,
+            stream_buffer_maxsize=BUFFERED_MAX,
+            topic_allow_declare=False,
+            topic_disable_leader=True,
+            web_enabled=False,
+            autodiscover=False,
+            datadir=self._folder.name,
+            agent_supervisor=CrashingSupervisor,
+        )
+        channel = app.topic(topic, value_type=bytes, key_serializer="raw", value_serializer="raw")
+        app.agent(channel, concurrency=1, name=f"{group}.inlet")(self._receive)
+        app.on_partitions_assigned.connect(self._on_assigned, weak=False)  # type: ignore[arg-type]  # wants a keyword that is not sent
+        app.on_partitions_revoked.connect(self._on_revoked, weak=False)  # type: ignore[arg-type]  # as above
+        return app
+
+    async def __aenter__(self) -> Self:
+        """Raises InletFailed if the broker is away; Faust then writes a traceback, so look whether it is there first."""
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await self._app.start()
+        except BaseException as error:
+            await self._stop()
+            if isinstance(error, Exception):
+                raise InletFailed(f"the broker cannot be used: {error!r}") from error
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Commit what was acknowledged, and leave the group."""
+        await self._stop()
+
+    async def _stop(self) -> None:
+        with suppress(Exception):  # it has crashed, perhaps, and says so once more
+            async with asyncio.timeout(STOP_TIMEOUT_S):
+                await self._app.stop()
+        self._folder.cleanup()
+
+    def ring(self) -> None:
+        """Let :meth:`take` return now."""
+        self._wake.set()
+
+    async def take(self, most: int, wait_s: float) -> list[Delivery]:
+        """What waits, ``most`` messages at most; none after ``wait_s``, a rebalance or :meth:`ring`.
+
+        Raises InletFailed, after ``wait_s`` at the latest: nobody is woken by the death of Faust.
+        """
+        if not self._waiting:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._wake.wait()
+        if self._app.crashed or self._app.should_stop:
+            raise InletFailed(f"Faust has stopped: {self._app.crash_reason!r}")
+        taken = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
+        self._room.set()
+        if not self._waiting:
+            self._wake.clear()
+        return taken
+
+    async def _receive(self, stream: Any) -> None:
+        async for event in stream.noack().events():
+            while len(self._waiting) >= BUFFERED_MAX:
+                self._room.clear()
+                await self._room.wait()
+            self._waiting.append(Delivery(event, self._acknowledge))
+            self._wake.set()
+
+    def _acknowledge(self, delivery: Delivery, event: EventT[bytes]) -> None:
+        event.ack()
+        if delivery.partition in self.assigned:
+            self.acknowledged[delivery.partition] = delivery.offset
+
+    async def _on_assigned(self, _app: object, *assigned: AbstractSet[TP], **_: object) -> None:
+        self._share_out(frozenset(tp.partition for tp in assigned[0]))
+
+    async def _on_revoked(self, _app: object, *revoked: AbstractSet[TP], **_: object) -> None:
+        self._share_out(self.assigned - {tp.partition for tp in revoked[0]})
+
+    def _share_out(self, partitions: frozenset[int]) -> None:
+        self._waiting.clear()  # it comes again, here or elsewhere
+        self._room.set()
+        self.acknowledged.clear()
+        self.assigned = partitions
+        self.assignments += 1
+        logger.info("partitions were shared out", extra={"partitions": sorted(partitions)})
+        self._wake.set()
