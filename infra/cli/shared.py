@@ -94,7 +94,7 @@ def stack_urls(data: Path | None, roles: frozenset[str] = frozenset()) -> Iterat
 
     settings = load_settings()
     if data is None and settings.event_store_url and settings.redis_url:
-        yield ServerUrls(settings.event_store_url, settings.read_model_url, settings.redis_url)
+        yield ServerUrls(settings.event_store_url, settings.read_model_url, settings.redis_url, settings.kafka_servers)
         return
     folder = DataFolder(data or default_data_dir())
     if not folder.holds_data():
@@ -111,7 +111,8 @@ def stack_urls(data: Path | None, roles: frozenset[str] = frozenset()) -> Iterat
                 f"the stack in {folder.path} has another log than STOCKHOLD_EVENT_STORE_URL: name the one that is meant,"
                 " by --data or by STOCKHOLD_EVENT_STORE_URL and STOCKHOLD_REDIS_URL"
             )
-        yield ServerUrls(*(str(running[name]) for name in ("event_store_url", "read_model_url", "redis_url")))
+        urls = (str(running.get(name, "")) for name in ("event_store_url", "read_model_url", "redis_url", "kafka"))
+        yield ServerUrls(*urls)
         return
     if not outside_log and not (folder.path / "postgres").exists():
         # An empty log, made here and now, would be found without fault.

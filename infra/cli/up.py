@@ -22,20 +22,26 @@ def up(
     read_port: Annotated[int, typer.Option(min=0, max=65_535, help="Port of the read API; 0: any.")] = 8001,
     command_processes: Annotated[int, typer.Option(min=0, help="Processes behind the command API; 0: none.")] = 1,
     read_processes: Annotated[int, typer.Option(min=0, help="Processes behind the read API; 0: none.")] = 1,
+    kafka: Annotated[
+        bool,
+        typer.Option("--kafka", help="With Kafka between the log and the views, and orders coming in through it."),
+    ] = False,
+    worker_processes: Annotated[int, typer.Option(min=1, help="Faust workers that keep the views, with Kafka.")] = 1,
     insecure_listen: Annotated[
         bool,
         typer.Option("--insecure-listen", help="Allow a --host that others can reach: there is no authentication."),
     ] = False,
     without: Annotated[
         list[str] | None,
-        typer.Option(help="Leave out command-api, projector, sweeper or read-api (for benchmarks).", hidden=True),
+        typer.Option(help="Leave out a role such as projector or read-api (for benchmarks).", hidden=True),
     ] = None,
     json: JsonOption = False,
 ) -> None:
     """Run the whole stack on this machine until Ctrl-C.
 
     PostgreSQL and Valkey are started too, each unless its address is in the environment: STOCKHOLD_EVENT_STORE_URL
-    (STOCKHOLD_READ_MODEL_URL if the views are to live elsewhere), STOCKHOLD_REDIS_URL.
+    (STOCKHOLD_READ_MODEL_URL if the views are to live elsewhere), STOCKHOLD_REDIS_URL. So is Kafka with --kafka, unless
+    STOCKHOLD_KAFKA_SERVERS names its brokers, which are then used with --kafka and without.
     """
     from infra.embedded.folder import default_data_dir
     from infra.embedded.ports import is_loopback
@@ -62,6 +68,9 @@ def up(
         event_store_url=settings.event_store_url,
         read_model_url=settings.read_model_url,
         redis_url=settings.redis_url,
+        worker_processes=worker_processes,
+        kafka=kafka,
+        kafka_servers=settings.kafka_servers,
     )
     asyncio.run(_run(options, settings.lifeline_fd, as_json=json))
 
@@ -86,7 +95,7 @@ async def _run(options: "StackOptions", lifeline_fd: int | None, *, as_json: boo
             print(f"{process.name:<16} ready  pid {process.pid:<8} {url or ''}".rstrip(), flush=True)
 
     def is_up(info: "StackInfo") -> None:
-        outside = options.event_store_url and options.redis_url
+        outside = options.event_store_url and options.redis_url and (options.kafka_servers or not options.kafka)
         answer(info.as_json(), _summary(info, None if outside else options.data_dir), as_json=as_json)
 
     await Stack(options, on_ready=ready, on_up=is_up).run(stop, hurry)
@@ -109,6 +118,8 @@ def _summary(info: "StackInfo", data_dir: Path | None) -> str:
     for what, url in (("command API", info.command_url), ("read API", info.read_url)):
         if url is not None:
             lines.append(f"  {what:<12} {url}    (its documentation: {url}/docs)")
+    if info.kafka is not None:
+        lines.append(f"  {'Kafka':<12} {info.kafka}")
     if data_dir is not None:
         lines.append(f"  {'data':<12} {data_dir}")
     return "\n".join([*lines, "Ctrl-C stops it.", ""])

@@ -14,11 +14,15 @@ from infra.embedded.valkey import ValkeyServer
 
 @dataclass(frozen=True)
 class ServerUrls:
-    """Addresses of what a stack keeps its state in. The event store and the read model may be the same database."""
+    """Addresses of what a stack keeps its state in. The event store and the read model may be the same database.
+
+    `kafka_servers` is empty in a stack without Kafka.
+    """
 
     event_store_url: str
     read_model_url: str
     redis_url: str
+    kafka_servers: str = ""
 
 
 @contextmanager

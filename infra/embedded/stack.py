@@ -31,8 +31,11 @@ from infra.embedded.valkey import ValkeyServer
 from infra.migrations.runner import EVENT_STORE, READ_MODEL, MigrationError, migrate
 
 COMMAND_API, PROJECTOR, SWEEPER, READ_API = "command-api", "projector", "sweeper", "read-api"
-ROLES = (COMMAND_API, PROJECTOR, SWEEPER, READ_API)
+RELAY, WORKER, PUBLISHER, INTAKE = "relay", "worker", "publisher", "intake"
+KAFKA_ROLES: tuple[str, ...] = ()  # run with Kafka alone; workers then take the projector's place
+ROLES = (COMMAND_API, PROJECTOR, SWEEPER, READ_API, *KAFKA_ROLES)
 SERVERS = ("postgres", "valkey")
+KAFKA = "kafka"
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (what it stands for, not what we listen on)
 # Longer than an API may drain, its requests first and then its executor: the supervisor's patience must not end before the process's own.
 API_STOP_TIMEOUT_S = 25.0
@@ -40,7 +43,10 @@ API_STOP_TIMEOUT_S = 25.0
 
 @dataclass(frozen=True)
 class StackOptions:
-    """What to run. An empty URL: the embedded server; `read_model_url` empty: the event log's database. Port 0: any."""
+    """What to run. An empty URL: the embedded server; `read_model_url` empty: the event log's database. Port 0: any.
+
+    `kafka`: with an embedded broker, unless `kafka_servers` names others; without both there is no Kafka.
+    """
 
     data_dir: Path
     host: str = LOOPBACK
@@ -48,31 +54,37 @@ class StackOptions:
     read_port: int = 8001
     command_processes: int = 1
     read_processes: int = 1
+    worker_processes: int = 1
     roles: frozenset[str] = frozenset(ROLES)
     event_store_url: str = ""
     read_model_url: str = ""
     redis_url: str = ""
+    kafka: bool = False
+    kafka_servers: str = ""
     environment: dict[str, str] = field(default_factory=dict)
     policy: RestartPolicy = field(default_factory=RestartPolicy)
 
 
 @dataclass(frozen=True)
 class StackInfo:
-    """A stack that is up. The URL of an API that was left out is None."""
+    """A stack that is up. The URL of an API that was left out is None, and so are Kafka's brokers in a stack without."""
 
     command_url: str | None
     read_url: str | None
     event_store_url: str
     read_model_url: str
     redis_url: str
+    kafka: str | None
     processes: tuple[ProcessInfo, ...]
 
     @property
     def urls(self) -> ServerUrls:
-        return ServerUrls(self.event_store_url, self.read_model_url, self.redis_url)
+        return ServerUrls(self.event_store_url, self.read_model_url, self.redis_url, self.kafka or "")
 
     def as_json(self) -> dict[str, Any]:
         facts = dataclasses.asdict(self)
+        if self.kafka is None:
+            del facts["kafka"]
         return {**facts, "processes": list(facts["processes"])}
 
 
@@ -148,15 +160,22 @@ class Stack:
 
     @property
     def _needs_folder(self) -> bool:
-        return self._embeds_postgres or self._embeds_valkey
+        return self._embeds_postgres or self._embeds_valkey or self._embeds_kafka
+
+    @property
+    def _has_kafka(self) -> bool:
+        return self._options.kafka or bool(self._options.kafka_servers)
+
+    @property
+    def _embeds_kafka(self) -> bool:
+        return self._options.kafka and not self._options.kafka_servers
 
     async def _start(self) -> None:
         await self._start_servers()
         await asyncio.to_thread(_migrate, self._urls)
         # Side by side, and in this order for the end: the doors close before what works behind them.
-        workers = [self._python_child(role, role) for role in (PROJECTOR, SWEEPER) if role in self._options.roles]
         doors = [*self._door_children(COMMAND_API), *self._door_children(READ_API)]
-        await asyncio.gather(*(self._supervisor.start(group) for group in (workers, doors)))
+        await asyncio.gather(*(self._supervisor.start(group) for group in (self._background_children(), doors)))
 
     async def _start_servers(self) -> None:
         options = self._options
@@ -170,9 +189,21 @@ class Stack:
             valkey = ValkeyServer(self._folder, free_server_port())
             specs.append(valkey.spec())
             redis_url = valkey.url
-        self._urls = ServerUrls(event_store_url, options.read_model_url or event_store_url, redis_url)
+        self._urls = ServerUrls(
+            event_store_url, options.read_model_url or event_store_url, redis_url, options.kafka_servers
+        )
         await asyncio.to_thread(_check_external, options)
         await self._supervisor.start(specs)
+
+    def _background_children(self) -> list[ChildSpec]:
+        roles: list[str] = [SWEEPER]
+        if self._has_kafka:
+            roles += KAFKA_ROLES
+        if WORKER not in roles:
+            roles.append(PROJECTOR)
+        names = {role: [role] for role in roles}
+        names[WORKER] = [f"{WORKER}-{number}" for number in range(1, self._options.worker_processes + 1)]
+        return [self._python_child(role, name) for role in roles if role in self._options.roles for name in names[role]]
 
     def _door_children(self, role: str) -> list[ChildSpec]:
         return [self._python_child(role, f"{role}-{number}") for number in range(1, self._door_processes(role) + 1)]
@@ -194,9 +225,10 @@ class Stack:
                 "STOCKHOLD_EVENT_STORE_URL": self._urls.event_store_url,
                 "STOCKHOLD_READ_MODEL_URL": self._urls.read_model_url,
                 "STOCKHOLD_REDIS_URL": self._urls.redis_url,
+                "STOCKHOLD_KAFKA_SERVERS": self._urls.kafka_servers,
             },
             listen_socket=self._sockets.get(role),
-            needs=SERVERS,
+            needs=(*SERVERS, KAFKA) if role in KAFKA_ROLES else SERVERS,
             stop_timeout_s=API_STOP_TIMEOUT_S,
         )
 
@@ -229,6 +261,7 @@ class Stack:
             event_store_url=self._urls.event_store_url,
             read_model_url=self._urls.read_model_url,
             redis_url=self._urls.redis_url,
+            kafka=self._urls.kafka_servers or None,
             processes=tuple(self._supervisor.processes()),
         )
 
