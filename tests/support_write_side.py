@@ -28,6 +28,7 @@ from infra.event_store.port import (
     Loaded,
     Needs,
     Outcome,
+    Refusal,
     SnapshotRow,
     StoredRow,
     StoreUnavailable,
@@ -230,6 +231,8 @@ class Database(Protocol):
 
     def refusals(self) -> list[tuple[str, str]]: ...
 
+    def refusal_rows(self) -> list[Refusal]: ...
+
     def snapshots(self) -> dict[str, int]: ...
 
     def back_up(self) -> Callable[[], None]:
@@ -261,6 +264,9 @@ class MemoryDatabase:
 
     def refusals(self) -> list[tuple[str, str]]:
         return [(refusal.operation, refusal.code) for refusal in self.log.refusals]
+
+    def refusal_rows(self) -> list[Refusal]:
+        return list(self.log.refusals)
 
     def snapshots(self) -> dict[str, int]:
         return {stream: row.version for stream, row in self.log.snapshots.items()}
@@ -328,6 +334,10 @@ class PostgresDatabase:
 
     def refusals(self) -> list[tuple[str, str]]:
         return [(row[0], row[1]) for row in self.rows("SELECT operation, code FROM refusals ORDER BY refusal_id")]
+
+    def refusal_rows(self) -> list[Refusal]:
+        columns = ", ".join(Refusal._fields)
+        return [Refusal(*row) for row in self.rows(f"SELECT {columns} FROM refusals ORDER BY refusal_id")]
 
     def snapshots(self) -> dict[str, int]:
         return {row[0]: row[1] for row in self.rows("SELECT originator_id, originator_version FROM snapshots")}

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 from domain.commands import Command
 from domain.errors import DomainError, IdempotencyKeyReused, SweepNeeded
+from domain.events import Origin
 from infra.documents import encode
 from infra.event_store.mapper import UnreadableEvent
 from infra.event_store.port import Outcome, Refusal
@@ -69,8 +70,7 @@ def decide(work: Work, decision: Decision, done: Round) -> None:
         if decision.has_triggered:
             raise RuntimeError("a command was refused after it had changed something") from refusal
         status, body = refusal_problem(refusal)
-        order_id = getattr(command, "order_id", None)
-        decision.record_refusal(Refusal(work.handler.operation, refusal.code, order_id, origin.actor, body))
+        decision.record_refusal(_refused(work, refusal.code, body, origin))
     except SweepNeeded as sweep:
         done.ahead[sweep.stream] = None
         done.again.append(work)
@@ -83,6 +83,22 @@ def decide(work: Work, decision: Decision, done: Round) -> None:
     if not work.internal:
         decision.record(Outcome(submission.scope, submission.key, submission.digest, status, body))
     done.answers.append((work, Answer(status, body)))
+
+
+def _refused(work: Work, code: str, problem: bytes, origin: Origin) -> Refusal:
+    command = work.submission.command
+    return Refusal(
+        work.handler.operation,
+        code,
+        getattr(command, "order_id", None),
+        origin.actor,
+        problem,
+        origin.command_id,
+        getattr(command, "reservation_id", None),
+        None if work.internal else work.submission.scope,
+        origin.correlation_id,
+        origin.causation_id,
+    )
 
 
 def _replay(recorded: Outcome, submission: Submission) -> Answer:

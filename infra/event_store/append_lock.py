@@ -10,6 +10,8 @@ from hashlib import blake2b
 SCHEMA = "stockhold"
 CHANNEL = "stockhold_log"
 """Where each append says that there is something new; the notice carries nothing else."""
+REFUSALS_CHANNEL = "stockhold_refusals"
+"""The same for refused commands, which are not in the log."""
 
 
 def append_lock_key(schema: str = SCHEMA) -> int:

@@ -64,13 +64,18 @@ class Outcome(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """A refused decision, kept as demand that was not met."""
+    """A refused decision, kept as demand that was not met. ``source`` is the scope of its command's key."""
 
     operation: str
     code: str
     order_id: str | None
     actor: str
     problem: bytes
+    command_id: str | None = None
+    reservation_id: str | None = None
+    source: str | None = None
+    correlation_id: str | None = None
+    causation_id: str | None = None
 
 
 class WarehouseRow(NamedTuple):

@@ -337,10 +337,11 @@ def _write_calls(writes: Writes) -> list[Call]:
         codes, versions = zip(*writes.warehouses, strict=True)
         calls.append(Call(sql.PUT_WAREHOUSES, (wire.text_array(codes), wire.int8_array(versions))))
     if writes.refusals:
-        operations, codes, orders, actors, problems = zip(*writes.refusals, strict=True)
+        operations, codes, orders, actors, problems, *others = zip(*writes.refusals, strict=True)
         refusals = (
             *(wire.text_array(column) for column in (operations, codes, orders, actors)),
             wire.bytea_array(problems),
+            *(wire.text_array(column) for column in others),
             wire.timestamptz(writes.now),
         )
         calls.append(Call(sql.APPEND_REFUSALS, refusals))

@@ -1,6 +1,6 @@
 """The SQL of the write path. Every statement is prepared once per connection and takes whole batches as arrays."""
 
-from infra.event_store.append_lock import CHANNEL
+from infra.event_store.append_lock import CHANNEL, REFUSALS_CHANNEL
 from infra.event_store.wire import (
     BYTEA_ARRAY,
     INT2_ARRAY,
@@ -117,9 +117,29 @@ PUT_WAREHOUSES = Statement(
 )
 APPEND_REFUSALS = Statement(
     b"append_refusals",
-    b"""INSERT INTO refusals (at, operation, code, order_id, actor, problem)
-        SELECT $6, r.* FROM unnest($1, $2, $3, $4, $5) AS r""",
-    (TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, TEXT_ARRAY, BYTEA_ARRAY, TIMESTAMPTZ),
+    b"""WITH kept AS (
+            INSERT INTO refusals (
+                at, operation, code, order_id, actor, problem,
+                command_id, reservation_id, source, correlation_id, causation_id
+            )
+            SELECT $11, r.* FROM unnest($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) AS r
+            RETURNING refusal_id
+        )
+        SELECT max(refusal_id), pg_notify('%s', '') FROM kept"""
+    % REFUSALS_CHANNEL.encode(),
+    (
+        TEXT_ARRAY,
+        TEXT_ARRAY,
+        TEXT_ARRAY,
+        TEXT_ARRAY,
+        BYTEA_ARRAY,
+        TEXT_ARRAY,
+        TEXT_ARRAY,
+        TEXT_ARRAY,
+        TEXT_ARRAY,
+        TEXT_ARRAY,
+        TIMESTAMPTZ,
+    ),
 )
 
 PUT_SNAPSHOTS = Statement(

@@ -277,6 +277,12 @@ class TestAppending:
         await append(other, events=rows(B, 2))
         assert database.events() == [*rows(A, 1, 2), *rows(B, 1), *rows(C, 1), *rows(A, 3), *rows(B, 2)]
 
+    async def test_a_refusal_is_kept_with_all_that_is_said_of_it(self, store: EventStore, database: Database) -> None:
+        told = Refusal("op", "code", "o1", "me", b"{}", "command", "r1", "shop", "correlation", "cause")
+        short = Refusal("op", "code", None, "me", b"{}")
+        await append(store, refusals=[told, short])
+        assert database.refusal_rows() == [told, short]
+
     async def test_the_answer_is_the_time(self, store: EventStore) -> None:
         loaded = await store.lock_and_load(Needs(), 0)
         first = await store.append(Writes(loaded.now, events=rows(B, 1)))
