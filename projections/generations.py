@@ -17,6 +17,7 @@ from psycopg import AsyncConnection, sql
 from redis.asyncio import Redis
 
 from infra.redis import AWAY
+from projections import versions
 from projections.redis_views import remove_generation
 from projections.statements import CHANNEL
 
@@ -26,17 +27,33 @@ SCHEMA: Final = "stockhold_views"
 logger = logging.getLogger(__name__)
 
 _VIEWS = files("projections.views")
-_COLUMNS = "generation, state, schema_name, redis_prefix, log_epoch"
+_COLUMNS = "generation, state, schema_name, redis_prefix, log_epoch, partitions, fold_version, shape_version"
 
 
 class Generation(msgspec.Struct, frozen=True):
-    """A row of ``generations``. ``building``: not complete; ``live``: a runner keeps it up to date."""
+    """A row of ``generations``.
+
+    ``building``: not complete; ``live``: a runner of its versions keeps it up to date; ``dropping``: being removed.
+    """
 
     number: int
-    state: Literal["building", "live"]
+    state: Literal["building", "live", "dropping"]
     schema: str
     redis_prefix: str
     log_epoch: int
+    partitions: int = 1
+    fold_version: int = 1
+    shape_version: int = 1
+
+    @property
+    def is_of_this_code(self) -> bool:
+        """Whether a runner of this code would write what is in it already."""
+        return (self.fold_version, self.shape_version) == (versions.FOLD_VERSION, versions.SHAPE_VERSION)
+
+    @property
+    def is_followed_here(self) -> bool:
+        """Whether a runner of this code is to keep it up to date."""
+        return self.state == "live" and self.is_of_this_code
 
 
 class RebuildRunning(Exception):
@@ -85,23 +102,33 @@ async def changing_generations(connection: AsyncConnection) -> AsyncIterator[Non
             await connection.execute("SELECT pg_advisory_unlock(%s)", [key])
 
 
-async def create(connection: AsyncConnection, log_epoch: int) -> Generation:
-    """A new, empty generation under construction, without its indexes; the lock must be held."""
+async def create(connection: AsyncConnection, log_epoch: int, partitions: int = 1) -> Generation:
+    """A new, empty generation of this code under construction, without its indexes; the lock must be held."""
     async with connection.transaction():
         number = await _next_number(connection)
         schema = f"{SCHEMA}_g{number}"
         # The views may have been dropped by hand, and their numbers begin anew; what Redis still has of them is
         # not of this generation.
-        generation = Generation(number, "building", schema, f"{schema}_{time.time_ns():x}", log_epoch)
+        generation = Generation(
+            number,
+            "building",
+            schema,
+            f"{schema}_{time.time_ns():x}",
+            log_epoch,
+            partitions,
+            versions.FOLD_VERSION,
+            versions.SHAPE_VERSION,
+        )
         await connection.execute(sql.SQL("CREATE SCHEMA {}").format(sql.Identifier(schema)))
         await _run_file(connection, generation, "tables.sql")
         await connection.execute(
-            sql.SQL("INSERT INTO {} SELECT 0, 0, 0, 0, 0, 0").format(sql.Identifier(schema, "cursors"))
+            sql.SQL("INSERT INTO {} SELECT n, 0, 0, 0, 0, 0 FROM generate_series(0, {}) AS n").format(
+                sql.Identifier(schema, "cursors"), sql.Literal(partitions - 1)
+            )
         )
         await connection.execute(
-            "INSERT INTO generations (generation, state, schema_name, redis_prefix, log_epoch)"
-            " VALUES (%s, %s, %s, %s, %s)",
-            [number, generation.state, schema, generation.redis_prefix, log_epoch],
+            f"INSERT INTO generations ({_COLUMNS}) VALUES (%s, %s, %s, %s, %s, %s, %s, %s)",  # noqa: S608  (constants)
+            msgspec.structs.astuple(generation),
         )
     return generation
 
@@ -121,16 +148,30 @@ async def point_to(connection: AsyncConnection, generation: Generation) -> None:
             " DO UPDATE SET generation = excluded.generation, moved_at = clock_timestamp()",
             [generation.number],
         )
+        await connection.execute(
+            "UPDATE generations SET pointed_at = clock_timestamp() WHERE generation = %s", [generation.number]
+        )
         await _announce(connection)
 
 
-async def ensure_first(connection: AsyncConnection, log_epoch: int) -> None:
+async def previous(connection: AsyncConnection) -> Generation | None:
+    """The live generation that was read before the one that is read now; ``None`` if there is none."""
+    rows = await connection.execute(
+        f"SELECT {_COLUMNS} FROM generations"  # noqa: S608  (constants)
+        " WHERE state = 'live' AND pointed_at IS NOT NULL AND generation NOT IN (SELECT generation FROM pointer)"
+        " ORDER BY pointed_at DESC LIMIT 1"
+    )
+    row = await rows.fetchone()
+    return Generation(*row) if row is not None else None
+
+
+async def ensure_first(connection: AsyncConnection, log_epoch: int, partitions: int = 1) -> None:
     """Make an empty generation and point to it, unless there is one already. Raises RebuildRunning."""
     if await current(connection) is not None:
         return
     async with changing_generations(connection):
         if await current(connection) is None:
-            generation = await create(connection, log_epoch)
+            generation = await create(connection, log_epoch, partitions)
             await build_indexes(connection, generation)
             await point_to(connection, await make_live(connection, generation))
 
@@ -155,10 +196,20 @@ def indexed_table(statement: str) -> str:
     return found[1] or found[2]
 
 
+class StillRead(Exception):
+    """A generation that readers read is not dropped."""
+
+
 async def drop(connection: AsyncConnection, redis: Redis, generation: Generation) -> None:
-    """Remove ``generation`` and everything of it. Raises psycopg.Error if the pointer is on it."""
+    """Remove ``generation`` and everything of it. Raises StillRead if the pointer is on it.
+
+    Whatever interrupts it, the next run finds its row and goes on; so does one that finds Redis back again.
+    """
     async with connection.transaction():
-        await connection.execute("DELETE FROM generations WHERE generation = %s", [generation.number])
+        read = await current(connection)
+        if read is not None and read.number == generation.number:
+            raise StillRead(f"generation {generation.number} is the one that is read")
+        await connection.execute("UPDATE generations SET state = 'dropping' WHERE generation = %s", [generation.number])
         await _announce(connection)
     # Its runner has been told; whatever it still writes fails.
     await connection.execute(sql.SQL("DROP SCHEMA IF EXISTS {} CASCADE").format(sql.Identifier(generation.schema)))
@@ -166,16 +217,21 @@ async def drop(connection: AsyncConnection, redis: Redis, generation: Generation
         await remove_generation(redis, generation.redis_prefix)
     except AWAY as error:
         logger.warning("keys are left in Redis", extra={"prefix": generation.redis_prefix, "error": str(error)})
+        return
+    await connection.execute("DELETE FROM generations WHERE generation = %s", [generation.number])
 
 
 async def drop_orphans(connection: AsyncConnection, redis: Redis) -> list[str]:
-    """Remove what builders that died left behind: building generations, and schemas that nothing names.
+    """Remove what builders that died left behind: generations that never came to be read, and schemas that nothing names.
 
-    The lock must be held. The schemas removed.
+    The lock must be held. The schemas removed that nothing named.
     """
-    for generation in await generations(connection):
-        if generation.state == "building":
-            await drop(connection, redis, generation)
+    rows = await connection.execute(
+        f"SELECT {_COLUMNS} FROM generations WHERE (state <> 'live' OR pointed_at IS NULL)"  # noqa: S608  (constants)
+        " AND generation NOT IN (SELECT generation FROM pointer)"
+    )
+    for row in await rows.fetchall():
+        await drop(connection, redis, Generation(*row))
     named = {generation.schema for generation in await generations(connection)}
     orphans = [schema for schema in await _schemas(connection) if schema not in named]
     for schema in orphans:

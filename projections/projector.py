@@ -60,18 +60,20 @@ async def run_projector(
 ) -> None:
     """Follow the log for every live generation until ``stop``; makes the first one if there is none.
 
-    A generation that is made meanwhile gets its follower within a second, one that is dropped loses it.
-    ``on_ready``: called once, when every follower of the start leads or stands by.
+    A generation that is made meanwhile gets its follower within a second, one that is dropped loses it; those of
+    other versions of the folds are left to other releases. ``on_ready``: called once, when every follower of the
+    start leads or stands by, or there is nothing for this release to follow yet.
     """
     running: dict[Generation, _Running] = {}
-    announced = False
+    announced = looked = False
     async with Bell(servers.read_model_url, [VIEWS_CHANNEL]) as bell:
         ringer = asyncio.create_task(_ring_at_stop(bell, stop))
         try:
             while not stop.is_set():
                 with suppress(*AWAY, RebuildRunning):
                     await _match(running, await _live(servers), servers, options)
-                if not announced and running and all(one.ready.is_set() for one in running.values()):
+                    looked = True
+                if not announced and looked and all(one.ready.is_set() for one in running.values()):
                     announced = True
                     on_ready()
                 await bell.wait(LOOK_S if announced else RETRY_S_MIN)
@@ -99,17 +101,17 @@ class _Running:
 
 
 async def _live(servers: Servers) -> list[Generation]:
-    """The live generations; there is at least one."""
+    """The live generations of this code; there is one at least, unless those there are are of other code."""
     async with await generations.connect(servers.read_model_url, timeout_s=servers.connect_timeout_s) as connection:
-        found = [each for each in await generations.generations(connection) if each.state == "live"]
-        if found:
+        found = [each for each in await generations.generations(connection) if each.is_followed_here]
+        if found or await generations.current(connection) is not None:
             return found
         log = await LogReader.connect(servers.event_store_url, timeout_s=servers.connect_timeout_s)
         try:
             await generations.ensure_first(connection, await log.epoch())
         finally:
             await log.close()
-        return [each for each in await generations.generations(connection) if each.state == "live"]
+        return [each for each in await generations.generations(connection) if each.is_followed_here]
 
 
 async def _match(
@@ -166,7 +168,13 @@ async def run_follower(
 
 @asynccontextmanager
 async def following(servers: Servers, generation: Generation) -> AsyncIterator[None]:
-    """Follow the log for ``generation`` while the block lasts, unless a projector does: whoever leads is fine."""
+    """Follow the log for ``generation`` while the block lasts, unless a projector does: whoever leads is fine.
+
+    One of other versions of the folds is left to a release that has them.
+    """
+    if not generation.is_of_this_code:
+        yield
+        return
     stop = asyncio.Event()
     follower = asyncio.create_task(run_follower(generation, servers, stop))
     try:
