@@ -9,14 +9,13 @@ from msgspec import Meta
 
 from domain.errors import UnknownStockItem
 from domain.values import Reference, Sku, Version, WarehouseCode
-from projections.views.movements import Movement, MovementType
+from projections.views.movements import Movement, MovementDocument, MovementType
 from read_api.clock import ReadClock
 from read_api.current import Current
 from read_api.cursors import decode_cursor
 from read_api.database import Row, joined
 from read_api.pages import PageSizes, cut, page_of
 from read_api.parameters import HistoryQuery, MovementsQuery
-from read_api.shapes import MovementDocument, movement_document
 
 SEARCH_DAYS: Final = 30
 """How far back a search looks that does not say from when."""
@@ -85,7 +84,7 @@ class MovementReader:
         self, conditions: Sequence[LiteralString], order: LiteralString, params: dict[str, Any]
     ) -> list[MovementDocument]:
         statement = _MOVEMENTS.format(columns=_COLUMNS, where=joined(conditions), order=order)
-        return [movement_document(movement_from(row)) for row in await self._current.rows(statement, params)]
+        return [movement_from(row).document() for row in await self._current.rows(statement, params)]
 
 
 def movement_from(row: Row) -> Movement:

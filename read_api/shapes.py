@@ -1,16 +1,15 @@
 """The read API's own JSON shapes; what it shares with the command API is in :mod:`infra.documents`."""
 
 from datetime import datetime
-from decimal import Decimal
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Generic, Literal, TypeVar
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
 from domain.hold import Hold
-from domain.values import Reference, ReservationStatus, StockStatus
-from infra.documents import Buckets, LevelDocument, ReservationDocument, WarehouseDocument
-from projections.views.movements import Movement, MovementType
+from domain.values import ReservationStatus, StockStatus
+from infra.documents import LevelDocument, ReservationDocument, WarehouseDocument
+from projections.views.movements import MovementDocument
 
 Item = TypeVar("Item")
 
@@ -77,32 +76,6 @@ class ShortLevel(LevelDocument, frozen=True, kw_only=True, gc=False):
     reservations: list[HoldDocument]
 
 
-class MovementDocument(msgspec.Struct, frozen=True):
-    """One event that moved a quantity."""
-
-    movement_id: str
-    sku: str
-    warehouse: str
-    version: int
-    at: datetime
-    type: MovementType
-    quantity: Annotated[int, Meta(description="units moved; of a correction or a count the difference, with its sign")]
-    before: Buckets
-    after: Buckets
-    actor: str
-    reason: str | None
-    correlation_id: str
-    reservation_id: str | UnsetType = UNSET
-    order_id: str | UnsetType = UNSET
-    reference: Reference | UnsetType = UNSET
-    note: str | UnsetType = UNSET
-    metadata: dict[str, Any] | UnsetType = UNSET
-    unit_cost: Decimal | UnsetType = UNSET
-    lot: str | UnsetType = UNSET
-    supplier: str | UnsetType = UNSET
-    idempotency_key: str | UnsetType = UNSET
-
-
 class LevelPage(Page[LevelDocument], frozen=True):
     """Stock levels, in the order of SKU and warehouse."""
 
@@ -123,33 +96,6 @@ class ShortagePage(Page[ShortLevel], frozen=True):
     """Items short of their promises, in the order of SKU and warehouse."""
 
 
-def movement_document(movement: Movement) -> MovementDocument:
-    """The movement as the contract shows it: what it does not have is left out."""
-    return MovementDocument(
-        movement_id=movement.movement_id,
-        sku=movement.sku,
-        warehouse=movement.warehouse,
-        version=movement.version,
-        at=movement.at,
-        type=movement.type,
-        quantity=movement.quantity,
-        before=Buckets(*movement.before),
-        after=Buckets(*movement.after),
-        actor=movement.actor,
-        reason=movement.reason,
-        correlation_id=movement.correlation_id,
-        reservation_id=_or_unset(movement.reservation_id),
-        order_id=_or_unset(movement.order_id),
-        reference=_or_unset(movement.reference),
-        note=_or_unset(movement.note),
-        metadata=_or_unset(movement.metadata),
-        unit_cost=_or_unset(movement.unit_cost),
-        lot=_or_unset(movement.lot),
-        supplier=_or_unset(movement.supplier),
-        idempotency_key=_or_unset(movement.idempotency_key),
-    )
-
-
 def hold_document(hold: Hold) -> HoldDocument:
     return HoldDocument(
         reservation_id=hold.reservation_id,
@@ -160,10 +106,3 @@ def hold_document(hold: Hold) -> HoldDocument:
         expires_at=hold.expires_at if hold.active else None,
         version=hold.version,
     )
-
-
-Found = TypeVar("Found")
-
-
-def _or_unset(value: Found | None) -> Found | UnsetType:
-    return UNSET if value is None else value

@@ -4,9 +4,10 @@ from collections.abc import Callable
 from datetime import datetime
 from decimal import Decimal
 from enum import StrEnum
-from typing import Any
+from typing import Annotated, Any, TypeVar
 
 import msgspec
+from msgspec import UNSET, Meta, UnsetType
 
 from domain.events import (
     Adjusted,
@@ -24,6 +25,7 @@ from domain.events import (
 )
 from domain.hold import Hold
 from domain.values import Bucket, Reference, stock_stream
+from infra.documents import Buckets
 from projections.views.stock_levels import Level
 
 NOTHING = (0, 0, 0, 0, 0, 0, 0)
@@ -42,6 +44,32 @@ class MovementType(StrEnum):
     DAMAGE = "DAMAGE"
     REPAIR = "REPAIR"
     WRITE_OFF = "WRITE_OFF"
+
+
+class MovementDocument(msgspec.Struct, frozen=True):
+    """One event that moved a quantity, as the contract shows it: what it does not have is left out."""
+
+    movement_id: str
+    sku: str
+    warehouse: str
+    version: int
+    at: datetime
+    type: MovementType
+    quantity: Annotated[int, Meta(description="units moved; of a correction or a count the difference, with its sign")]
+    before: Buckets
+    after: Buckets
+    actor: str
+    reason: str | None
+    correlation_id: str
+    reservation_id: str | UnsetType = UNSET
+    order_id: str | UnsetType = UNSET
+    reference: Reference | UnsetType = UNSET
+    note: str | UnsetType = UNSET
+    metadata: dict[str, Any] | UnsetType = UNSET
+    unit_cost: Decimal | UnsetType = UNSET
+    lot: str | UnsetType = UNSET
+    supplier: str | UnsetType = UNSET
+    idempotency_key: str | UnsetType = UNSET
 
 
 class Movement(msgspec.Struct, frozen=True, kw_only=True):
@@ -76,6 +104,39 @@ class Movement(msgspec.Struct, frozen=True, kw_only=True):
     def movement_id(self) -> str:
         """``stock:{sku}@{warehouse}#{version}``: the event's own place in the log."""
         return f"{stock_stream(self.sku, self.warehouse)}#{self.version}"
+
+    def document(self) -> MovementDocument:
+        """The movement as the contract shows it."""
+        return MovementDocument(
+            movement_id=self.movement_id,
+            sku=self.sku,
+            warehouse=self.warehouse,
+            version=self.version,
+            at=self.at,
+            type=self.type,
+            quantity=self.quantity,
+            before=Buckets(*self.before),
+            after=Buckets(*self.after),
+            actor=self.actor,
+            reason=self.reason,
+            correlation_id=self.correlation_id,
+            reservation_id=_or_unset(self.reservation_id),
+            order_id=_or_unset(self.order_id),
+            reference=_or_unset(self.reference),
+            note=_or_unset(self.note),
+            metadata=_or_unset(self.metadata),
+            unit_cost=_or_unset(self.unit_cost),
+            lot=_or_unset(self.lot),
+            supplier=_or_unset(self.supplier),
+            idempotency_key=_or_unset(self.idempotency_key),
+        )
+
+
+_Given = TypeVar("_Given")
+
+
+def _or_unset(value: _Given | None) -> _Given | UnsetType:
+    return UNSET if value is None else value
 
 
 def movement_of(event: Event, before: Level | None, after: Level, hold: Hold | None) -> Movement | None:
