@@ -33,6 +33,20 @@ _AFTER = Statement(
     b"SELECT " + _COLUMNS + b" FROM stored_events WHERE notification_id > $1 ORDER BY notification_id LIMIT $2",
     (INT8, INT8),
 )
+# What a state takes is known without fetching it, so the server leaves out what would be too much.
+_AFTER_BOUNDED = Statement(
+    b"log_after_bounded",
+    b"SELECT "
+    + _COLUMNS
+    + b""" FROM (
+        SELECT *, sum(octet_length(state)) OVER (ORDER BY notification_id ROWS UNBOUNDED PRECEDING) AS bytes,
+            row_number() OVER (ORDER BY notification_id) AS place
+        FROM (SELECT """
+    + _COLUMNS
+    + b""" FROM stored_events WHERE notification_id > $1 ORDER BY notification_id LIMIT $2) AS following
+    ) AS summed WHERE bytes <= $3 OR place = 1 ORDER BY notification_id""",
+    (INT8, INT8, INT8),
+)
 _VERSIONS = Statement(
     b"log_versions",
     b"""SELECT originator_id, max(originator_version) FROM stored_events
@@ -48,7 +62,7 @@ _STREAM = Statement(
         ORDER BY originator_version LIMIT $4""",
     (TEXT, INT8, INT8, INT8),
 )
-_STATEMENTS = (_HEAD, _EPOCH, _AFTER, _VERSIONS, _STREAM)
+_STATEMENTS = (_HEAD, _EPOCH, _AFTER, _AFTER_BOUNDED, _VERSIONS, _STREAM)
 
 _SESSION = {
     # Prepared once, perhaps while the table was empty: only what an index serves may be planned.
@@ -91,6 +105,11 @@ class LogReader:
     async def read_after(self, position: int, limit: int) -> list[LogRow]:
         """At most ``limit`` events after ``position``, in the log's order."""
         return [LogRow._make(row) for row in await self._rows(Call(_AFTER, (int8(position), int8(limit))))]
+
+    async def read_bounded(self, position: int, limit: int, bytes_max: int) -> list[LogRow]:
+        """The same, with at most ``bytes_max`` bytes of state in all; the first event comes in any case."""
+        params = (int8(position), int8(limit), int8(bytes_max))
+        return [LogRow._make(row) for row in await self._rows(Call(_AFTER_BOUNDED, params))]
 
     async def latest_versions(self, after: int, upto: int) -> dict[str, int]:
         """By stream, the version of its last event among positions ``after`` (not included) to ``upto``."""
