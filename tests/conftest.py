@@ -27,7 +27,7 @@ from hypothesis import HealthCheck, settings
 from psycopg import sql
 
 from infra.embedded.servers import ServerUrls, embedded_servers
-from infra.migrations.runner import EVENT_STORE, READ_MODEL, migrate
+from infra.migrations.runner import EVENT_STORE, PUBLIC, READ_MODEL, migrate
 
 # A machine that stalls for a second while examples are made is no defect of theirs, and the same commit must give the
 # same verdict twice: chance is for the developer's own runs (HYPOTHESIS_PROFILE=default).
@@ -53,6 +53,7 @@ def template_database(servers: ServerUrls) -> str:
     url = _database(servers, name)
     migrate(url, EVENT_STORE)
     migrate(url, READ_MODEL)
+    migrate(url, PUBLIC)
     return name
 
 

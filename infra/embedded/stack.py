@@ -28,7 +28,7 @@ from infra.embedded.postgres import PostgresServer
 from infra.embedded.servers import ServerUrls
 from infra.embedded.supervisor import ProcessInfo, RestartPolicy, Supervisor
 from infra.embedded.valkey import ValkeyServer
-from infra.migrations.runner import EVENT_STORE, READ_MODEL, MigrationError, migrate
+from infra.migrations.runner import EVENT_STORE, PUBLIC, READ_MODEL, MigrationError, migrate
 
 COMMAND_API, PROJECTOR, SWEEPER, READ_API = "command-api", "projector", "sweeper", "read-api"
 RELAY, WORKER, PUBLISHER, INTAKE = "relay", "worker", "publisher", "intake"
@@ -280,6 +280,7 @@ def _migrate(urls: ServerUrls) -> None:
     try:
         migrate(urls.event_store_url, EVENT_STORE)
         migrate(urls.read_model_url, READ_MODEL)
+        migrate(urls.read_model_url, PUBLIC)
     except (MigrationError, psycopg.Error) as error:
         raise StackError(f"the database could not be brought up to date: {error}") from error
 

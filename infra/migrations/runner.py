@@ -1,6 +1,6 @@
 """Applies numbered SQL files, each once and in order.
 
-A set is a folder beside this file, `event_store` or `read_model`, with files named `0001_what_it_does.sql`. A file is run
+A set is a folder beside this file, `event_store`, `read_model` or `public`, with files named `0001_what_it_does.sql`. A file is run
 with its set's schema as the search path, so that it names its tables without one. It must hold no COMMIT of its own.
 What was applied is recorded in the table `migrations` of that schema, with a digest: an applied file must not change.
 """
@@ -45,6 +45,8 @@ class Migration:
 
 EVENT_STORE = MigrationSet(files("infra.migrations") / "event_store", "stockhold")
 READ_MODEL = MigrationSet(files("infra.migrations") / "read_model", "stockhold_views")
+PUBLIC = MigrationSet(files("infra.migrations") / "public", "stockhold_public")
+"""What the publisher of the public topics keeps, in the database of the read model."""
 
 
 def migrate(url: str, migration_set: MigrationSet) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from infra.migrations.runner import EVENT_STORE, READ_MODEL, MigrationError, MigrationSet, migrate
+from infra.migrations.runner import EVENT_STORE, PUBLIC, READ_MODEL, MigrationError, MigrationSet, migrate
 
 
 @pytest.fixture
@@ -106,7 +106,7 @@ def test_processes_that_start_at_once_apply_each_file_once(empty_database_url: s
 
 
 def test_stockholds_own_sets_apply_to_an_empty_database(empty_database_url: str) -> None:
-    for migration_set in (EVENT_STORE, READ_MODEL):
+    for migration_set in (EVENT_STORE, READ_MODEL, PUBLIC):
         first = migrate(empty_database_url, migration_set)
         assert migrate(empty_database_url, migration_set) == []
         assert first == sorted(first)
