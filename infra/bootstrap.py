@@ -10,6 +10,7 @@ from contextlib import suppress
 
 from infra.event_store.postgres import PostgresEventStore
 from infra.http_server import bound_socket, listening_socket, serve
+from infra.monitor import monitored, works
 from infra.process import announce_ready, until_stopped
 from infra.redis import connect_redis
 from infra.settings import Settings
@@ -56,18 +57,19 @@ async def run_command_api(settings: Settings) -> None:
 
 async def run_sweeper(settings: Settings) -> None:
     """The sweeper, which releases what has expired."""
-    executor = create_executor(settings)
-    await executor.start()
-    sweeper = Sweeper(executor, settings, settings)
-    sweeping = asyncio.ensure_future(sweeper.run(lambda: announce_ready(settings)))
-    await _until_stopped_or_failed(sweeping)
-    await executor.drain()
+    async with monitored(settings) as health:
+        executor = create_executor(settings)
+        await executor.start()
+        sweeper = Sweeper(executor, settings, settings)
+        sweeping = asyncio.ensure_future(sweeper.run(works(settings, health), health))
+        await _until_stopped_or_failed(sweeping)
+        await executor.drain()
 
 
 async def run_projector(settings: Settings) -> None:
     """The projection: follows the log and keeps the views."""
     stop = asyncio.Event()
-    async with connect_redis(settings.redis_url) as redis:
+    async with monitored(settings) as health, connect_redis(settings.redis_url) as redis:
         servers = projector.Servers(
             settings.event_store_url, settings.read_model_url, redis, settings.connect_timeout_s
         )
@@ -79,7 +81,7 @@ async def run_projector(settings: Settings) -> None:
             refill_rows=settings.refill_batch,
         )
         following = asyncio.ensure_future(
-            projector.run_projector(servers, stop, lambda: announce_ready(settings), options)
+            projector.run_projector(servers, stop, works(settings, health), options, health)
         )
         stopping = asyncio.ensure_future(until_stopped())
         await asyncio.wait([following, stopping], return_when=asyncio.FIRST_COMPLETED)

@@ -78,6 +78,11 @@ class ProcessSettings(BaseSettings):
         default=None,
         description="Inherited pipe whose end means that the supervisor is gone, and this process with it.",
     )
+    monitor_fd: int | None = Field(default=None, description="Inherited listening socket of a process's monitor.")
+    monitor_port: Port = Field(
+        default=0,
+        description="Port of the monitor (health and metrics) of a background process run alone; 0: none.",
+    )
     host: str = Field(default="127.0.0.1", description="Address to listen on when no socket is inherited.")
     command_port: Port = Field(default=8000, description="Port of the command API when no socket is inherited.")
     read_port: Port = Field(default=8001, description="Port of the read API when no socket is inherited.")
@@ -89,6 +94,9 @@ class ProcessSettings(BaseSettings):
         ge=0,
         le=19,
         description="How far projector and sweeper step back when processors are scarce (`nice`); 0: not at all.",
+    )
+    stall_s: float = Field(
+        default=30.0, gt=0, description="How long a background process may make no progress before it is started again."
     )
     drain_timeout_s: float = Field(
         default=10.0, gt=0, description="How long requests in flight may take to finish after the order to stop."
@@ -220,9 +228,6 @@ class KafkaSettings(BaseSettings):
     )
     intake_retry_ms: int = Field(
         default=5_000, ge=10, description="How often waiting messages are tried when no other message wakes them."
-    )
-    stall_s: float = Field(
-        default=30.0, gt=0, description="How long a background process may make no progress before it is started again."
     )
 
 

@@ -18,6 +18,7 @@ from psycopg.rows import TupleRow
 from domain.commands import ExpireHolds
 from domain.values import stock_stream
 from infra.event_store.append_lock import SCHEMA, append_lock_key
+from infra.health import Health
 from infra.settings import ServerSettings, WriteSettings
 from write_side.executor import CommandExecutor
 from write_side.metrics import EXPIRED
@@ -67,14 +68,20 @@ class Sweeper:
         }
         self._purge_batch = settings.purge_batch
         self._stuck: dict[str, float] = {}
+        self._health = Health()
 
-    async def run(self, on_ready: Callable[[], None]) -> None:
-        """Lead, sweep and purge until cancelled; connections that break are made again."""
+    async def run(self, on_ready: Callable[[], None], health: Health | None = None) -> None:
+        """Lead, sweep and purge until cancelled; connections that break are made again.
+
+        ``health``: told of every round, and of a log that is away.
+        """
+        self._health = health or self._health
         while True:
             try:
                 await self._with_connection(self._lead_and_sweep, on_ready)
             except (psycopg.Error, Overloaded) as error:
                 log.warning("the sweeper starts over: %s", error)
+                self._health.say("event_store", str(error))
             await asyncio.sleep(_RETRY_PAUSE_S)
 
     async def sweep_all(self) -> int:
@@ -110,11 +117,14 @@ class Sweeper:
     ) -> None:
         # Ready as a stand-in too: a stack with two sweepers has one that waits.
         on_ready()
+        self._health.say("event_store", None)
+        self._health.rest("sweep")
         await connection.execute(_LEAD, (append_lock_key(f"{SCHEMA}.sweeper"),))
         log.info("this process sweeps")
         loop = asyncio.get_running_loop()
         purge_at = loop.time()
         while True:
+            self._health.beat("sweep")
             began = loop.time()
             named, _ = await self._sweep(connection)
             swept_s = loop.time() - began

@@ -46,6 +46,7 @@ def up(
     from infra.embedded.folder import default_data_dir
     from infra.embedded.ports import is_loopback
     from infra.embedded.stack import ROLES, StackOptions
+    from infra.embedded.supervisor import RestartPolicy
     from infra.telemetry import configure_logging
 
     if not insecure_listen and not is_loopback(host):
@@ -71,6 +72,7 @@ def up(
         worker_processes=worker_processes,
         kafka=kafka,
         kafka_servers=settings.kafka_servers,
+        policy=RestartPolicy(silence_max_s=settings.stall_s),
     )
     asyncio.run(_run(options, settings.lifeline_fd, as_json=json))
 

@@ -32,7 +32,7 @@ class ChildSpec:
     `prepare` runs before every start, `check_ready` (None: the child writes to STOCKHOLD_READY_FD) says when it works,
     and may block for a moment; both run in a thread. `after_ready` runs once each time it became ready, before anyone
     is told. `needs` names children without which it cannot work: it is started when they are ready. `log_path` takes its
-    output; None: our standard error. Times in seconds.
+    output; None: our standard error. On `monitor_socket` it answers whether it still lives. Times in seconds.
     """
 
     name: str
@@ -41,6 +41,7 @@ class ChildSpec:
     cwd: Path | None = None
     user: ServiceUser | None = None
     listen_socket: socket.socket | None = None
+    monitor_socket: socket.socket | None = None
     needs: tuple[str, ...] = ()
     prepare: Callable[[], None] = nothing
     check_ready: Callable[[], bool] | None = None
@@ -83,9 +84,10 @@ class Child:
             guard += ["--lifeline", str(lifeline_fd)]
         inherited = [ready_fd, lifeline_fd]
         env = {**os.environ, **spec.env, "STOCKHOLD_READY_FD": str(ready_fd), "STOCKHOLD_LIFELINE_FD": str(lifeline_fd)}
-        if spec.listen_socket is not None:
-            inherited.append(spec.listen_socket.fileno())
-            env["STOCKHOLD_LISTEN_FD"] = str(spec.listen_socket.fileno())
+        for name, listener in (("LISTEN", spec.listen_socket), ("MONITOR", spec.monitor_socket)):
+            if listener is not None:
+                inherited.append(listener.fileno())
+                env[f"STOCKHOLD_{name}_FD"] = str(listener.fileno())
         with contextlib.ExitStack() as files:
             output: int = sys.__stderr__.fileno() if sys.__stderr__ is not None else subprocess.DEVNULL
             if spec.log_path is not None:

@@ -85,7 +85,8 @@ class StackInfo:
         facts = dataclasses.asdict(self)
         if self.kafka is None:
             del facts["kafka"]
-        return {**facts, "processes": list(facts["processes"])}
+        processes = [{name: fact for name, fact in one.items() if fact is not None} for one in facts["processes"]]
+        return {**facts, "processes": processes}
 
 
 class Stack:
@@ -103,6 +104,7 @@ class Stack:
         self._on_up = on_up
         self._folder = DataFolder(options.data_dir)
         self._sockets: dict[str, socket.socket] = {}
+        self._monitors: dict[str, socket.socket] = {}
         self._urls = ServerUrls("", "", "")
         self._up = False
 
@@ -149,6 +151,8 @@ class Stack:
         for role, port in ((COMMAND_API, options.command_port), (READ_API, options.read_port)):
             if self._door_processes(role):
                 self._sockets[role] = held.enter_context(listen(options.host, port))
+        for _, name in self._background_names():
+            self._monitors[name] = held.enter_context(listen(LOOPBACK, 0))
 
     @property
     def _embeds_postgres(self) -> bool:
@@ -196,6 +200,10 @@ class Stack:
         await self._supervisor.start(specs)
 
     def _background_children(self) -> list[ChildSpec]:
+        return [self._python_child(role, name) for role, name in self._background_names()]
+
+    def _background_names(self) -> list[tuple[str, str]]:
+        """(role, name) of every process that no caller waits for."""
         roles: list[str] = [SWEEPER]
         if self._has_kafka:
             roles += KAFKA_ROLES
@@ -203,7 +211,7 @@ class Stack:
             roles.append(PROJECTOR)
         names = {role: [role] for role in roles}
         names[WORKER] = [f"{WORKER}-{number}" for number in range(1, self._options.worker_processes + 1)]
-        return [self._python_child(role, name) for role in roles if role in self._options.roles for name in names[role]]
+        return [(role, name) for role in roles if role in self._options.roles for name in names[role]]
 
     def _door_children(self, role: str) -> list[ChildSpec]:
         return [self._python_child(role, f"{role}-{number}") for number in range(1, self._door_processes(role) + 1)]
@@ -228,6 +236,7 @@ class Stack:
                 "STOCKHOLD_KAFKA_SERVERS": self._urls.kafka_servers,
             },
             listen_socket=self._sockets.get(role),
+            monitor_socket=self._monitors.get(name),
             needs=(*SERVERS, KAFKA) if role in KAFKA_ROLES else SERVERS,
             stop_timeout_s=API_STOP_TIMEOUT_S,
         )

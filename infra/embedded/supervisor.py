@@ -1,13 +1,15 @@
 """Keeps a set of child processes running, and ends them in order.
 
-A child that ends is started again after a growing pause. One that keeps failing without having worked for a while in
-between is more than bad luck: the supervisor gives up on the whole set and says why.
+A child that ends is started again after a growing pause; one that lives and is stuck, by its monitor, is ended first. One
+that keeps failing without having worked for a while in between is more than bad luck: the supervisor gives up on the whole
+set and says why.
 """
 
 import asyncio
 import functools
 import logging
 import os
+import socket
 import time
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -15,18 +17,24 @@ from typing import Any
 
 from infra.embedded.child import POLL_S, Child, ChildSpec, describe_exit
 from infra.embedded.errors import ChildKeepsFailingError, StackError, StartFailedError
+from infra.embedded.liveness import until_stuck
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class RestartPolicy:
-    """When to start a child again and when to give up. Times in seconds."""
+    """When to start a child again and when to give up. Times in seconds.
+
+    A child with a monitor is asked every ``ask_every_s``, and ended when it has not answered for ``silence_max_s``.
+    """
 
     pause_first_s: float = 0.1
     pause_max_s: float = 5.0
     failures_max: int = 5
     healthy_after_s: float = 30.0
+    ask_every_s: float = 1.0
+    silence_max_s: float = 30.0
 
     def pause_s(self, failures: int) -> float:
         return min(self.pause_first_s * 2.0 ** max(failures - 1, 0), self.pause_max_s)
@@ -34,8 +42,11 @@ class RestartPolicy:
 
 @dataclass(frozen=True)
 class ProcessInfo:
+    """A child; ``monitor``: where it shows health and metrics, if it does."""
+
     name: str
     pid: int
+    monitor: str | None = None
 
 
 @dataclass
@@ -51,6 +62,10 @@ class _Kept:
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     keeper: asyncio.Task[None] | None = None
+
+    def info(self, child: Child) -> ProcessInfo:
+        monitor = self.spec.monitor_socket
+        return ProcessInfo(self.spec.name, child.pid, None if monitor is None else _url(monitor))
 
 
 class Supervisor:
@@ -87,7 +102,7 @@ class Supervisor:
     def processes(self) -> list[ProcessInfo]:
         """The children that run now, in the order in which they were started."""
         kept_ones = [kept for group in self._groups for kept in group]
-        return [ProcessInfo(kept.spec.name, kept.child.pid) for kept in kept_ones if kept.child is not None]
+        return [kept.info(kept.child) for kept in kept_ones if kept.child is not None]
 
     async def stop(self) -> None:
         """End every child, the last group first, each group side by side. Returns when nothing runs any more."""
@@ -132,19 +147,39 @@ class Supervisor:
             return str(error)
         else:
             self._announce(kept, kept.child)
-            code = await _until_ended(kept.child)
-            return f"{spec.name} ended ({describe_exit(code)})"
+            return f"{spec.name} {await self._until_over(kept, kept.child)}"
         finally:
             kept.ready.clear()
             if not kept.stopping.is_set():
                 self._bury(kept)
+
+    async def _until_over(self, kept: _Kept, child: Child) -> str:
+        """How it ended; or that it is stuck, and then its end is ordered."""
+        ended: asyncio.Task[Any] = asyncio.create_task(_until_ended(child))
+        stuck: asyncio.Task[Any] = asyncio.create_task(self._until_stuck(kept))
+        try:
+            await asyncio.wait({ended, stuck}, return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done() and not kept.stopping.is_set():
+                child.force()
+                return f"is stuck and was ended: {stuck.result()}"
+            return f"ended ({describe_exit(await ended)})"
+        finally:
+            for task in (ended, stuck):
+                task.cancel()
+
+    async def _until_stuck(self, kept: _Kept) -> str:
+        if kept.spec.monitor_socket is None:
+            nobody_can_tell: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+            return await nobody_can_tell
+        host, port = kept.spec.monitor_socket.getsockname()[:2]
+        return await until_stuck((host, port), self._policy.ask_every_s, self._policy.silence_max_s)
 
     def _announce(self, kept: _Kept, child: Child) -> None:
         kept.ready_at_s = time.monotonic()
         kept.ready.set()
         if not kept.first_ready.done():
             kept.first_ready.set_result(None)
-        self._on_ready(ProcessInfo(kept.spec.name, child.pid))
+        self._on_ready(kept.info(child))
 
     @staticmethod
     def _bury(kept: _Kept) -> None:
@@ -203,6 +238,11 @@ class Supervisor:
             await asyncio.wait({kept.keeper})  # whatever ended it has been reported
         # Looked up again: the keeper may have been between two children when the order came.
         self._bury(kept)
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 async def _until_ready(child: Child) -> None:
