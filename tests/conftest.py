@@ -7,6 +7,7 @@
     redis_url           an emptied Valkey database for this test
     data_dir            an empty folder for a stack of the test's own
     module_data_dir     a folder for the stacks of a module of tests, one after the other: only the first makes a cluster
+    kafka, kafka_prefix a broker for the session, and a prefix for this test's topics (tests/support_kafka.py)
 
 The session's servers forget what they know when the machine crashes (fsync is off). A test that kills servers and then
 looks at what is left starts its own: `with embedded_servers(data_dir) as urls:`.
@@ -28,6 +29,9 @@ from psycopg import sql
 
 from infra.embedded.servers import ServerUrls, embedded_servers
 from infra.migrations.runner import EVENT_STORE, PUBLIC, READ_MODEL, migrate
+from tests.support_kafka import REQUIRED, kafka, kafka_prefix, why_no_kafka
+
+__all__ = ["kafka", "kafka_prefix"]  # fixtures are found here
 
 # A machine that stalls for a second while examples are made is no defect of theirs, and the same commit must give the
 # same verdict twice: chance is for the developer's own runs (HYPOTHESIS_PROFILE=default).
@@ -37,6 +41,17 @@ settings.register_profile(
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "stockhold"))
 
 _numbers = itertools.count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests of Kafka are left out where it cannot run, unless it must."""
+    for item in items:
+        if "kafka" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.kafka)
+    theirs = [item for item in items if item.get_closest_marker("kafka")]
+    if theirs and not REQUIRED and (why := why_no_kafka()):
+        for item in theirs:
+            item.add_marker(pytest.mark.skip(reason=f"without Kafka: {why}"))
 
 
 @pytest.fixture(scope="session")
