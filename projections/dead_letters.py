@@ -9,7 +9,8 @@ from psycopg import AsyncConnection, sql
 
 from projections import generations
 from projections.generations import Generation
-from projections.projector import Servers, following
+from projections.lane import Servers
+from projections.projector import following
 
 RETRY_TIMEOUT_S: Final = 60.0
 POLL_S: Final = 0.05

@@ -9,10 +9,8 @@ import asyncio
 import logging
 import tempfile
 from collections import deque
-from collections.abc import Callable
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
-from functools import partial
 from typing import Any, Final, Self
 
 import faust
@@ -35,17 +33,17 @@ class InletFailed(Exception):
 class Delivery:
     """A message, until it is acknowledged."""
 
-    __slots__ = ("_ack", "offset", "partition", "value")
+    __slots__ = ("_event", "offset", "partition", "value")
 
-    def __init__(self, event: EventT[bytes], ack: Callable[["Delivery", EventT[bytes]], None]) -> None:
-        self._ack = partial(ack, self, event)
+    def __init__(self, event: EventT[bytes]) -> None:
+        self._event = event
         self.partition: int = event.message.partition
         self.offset: int = event.message.offset
         self.value: bytes | None = event.message.value
 
     def ack(self) -> None:
         """What it brought is safe. The offset is committed within a second, or at the latest when the inlet closes."""
-        self._ack()
+        self._event.ack()
 
 
 class _Boot(BootStrategy):
@@ -64,20 +62,20 @@ class Inlet:
     """The share of one process in a topic, as a member of ``group``; an asynchronous context manager.
 
     ``assigned`` changes at every rebalance, and ``assignments`` counts them. What was taken before one may be delivered
-    again after it, here or elsewhere. ``acknowledged``: the last offset by partition, since the rebalance.
+    again after it, here or elsewhere. ``start``: "earliest" or "latest", for a group that has read nothing yet.
     """
 
-    def __init__(self, servers: str, topic: str, group: str, client_id: str) -> None:
+    def __init__(self, servers: str, topic: str, group: str, client_id: str, *, start: str = "earliest") -> None:
         self.assigned: frozenset[int] = frozenset()
         self.assignments = 0
-        self.acknowledged: dict[int, int] = {}
         self._waiting: deque[Delivery] = deque()
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._folder = tempfile.TemporaryDirectory(prefix="stockhold-faust-")  # it insists on one
-        self._app = self._make_app(servers, topic, group, client_id)
+        self._topic = topic
+        self._app = self._make_app(servers, topic, group, client_id, start)
 
-    def _make_app(self, servers: str, topic: str, group: str, client_id: str) -> faust.App:
+    def _make_app(self, servers: str, topic: str, group: str, client_id: str, start: str) -> faust.App:
         app = _App(
             group,
             broker=[f"kafka://{server.strip()}" for server in servers.split(",")],
@@ -86,7 +84,7 @@ class Inlet:
             broker_commit_interval=1.0,
             broker_session_timeout=10,
             broker_heartbeat_interval=1,  # also how soon one hears of a rebalance
-            consumer_auto_offset_reset="earliest",
+            consumer_auto_offset_reset=start,
             stream_wait_empty=False,
             stream_buffer_maxsize=BUFFERED_MAX,
             topic_allow_declare=False,
@@ -150,13 +148,19 @@ class Inlet:
             while len(self._waiting) >= BUFFERED_MAX:
                 self._room.clear()
                 await self._room.wait()
-            self._waiting.append(Delivery(event, self._acknowledge))
+            self._waiting.append(Delivery(event))
             self._wake.set()
 
-    def _acknowledge(self, delivery: Delivery, event: EventT[bytes]) -> None:
-        event.ack()
-        if delivery.partition in self.assigned:
-            self.acknowledged[delivery.partition] = delivery.offset
+    async def behind(self) -> int:
+        """How many messages of the partitions have not been fetched yet, as far as the broker has said, or wait here."""
+        consumer = self._app.consumer
+        waiting = len(self._waiting)
+        for partition in self.assigned:
+            tp = TP(self._topic, partition)
+            end = consumer.highwater(tp)
+            if end is not None:
+                waiting += max(0, end - (await consumer.position(tp) or end))
+        return waiting
 
     async def _on_assigned(self, _app: object, *assigned: AbstractSet[TP], **_: object) -> None:
         self._share_out(frozenset(tp.partition for tp in assigned[0]))
@@ -167,7 +171,6 @@ class Inlet:
     def _share_out(self, partitions: frozenset[int]) -> None:
         self._waiting.clear()  # it comes again, here or elsewhere
         self._room.set()
-        self.acknowledged.clear()
         self.assigned = partitions
         self.assignments += 1
         logger.info("partitions were shared out", extra={"partitions": sorted(partitions)})

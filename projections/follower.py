@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
+from domain.events import Event
 from domain.values import stock_stream
 from infra.event_store.log_reader import LogReader, LogRow
 from infra.event_store.mapper import EventMapper, UnreadableEvent
@@ -20,6 +21,7 @@ from projections.batches import Arrival, Arrivals, Outcome, arrivals_of, fold_ba
 from projections.cache_pusher import CachePusher
 from projections.postgres_views import PostgresViews, RowRefused
 from projections.redis_views import Push, pushes_of
+from projections.share import Share
 from projections.statements import Cursor
 
 logger = logging.getLogger(__name__)
@@ -58,21 +60,25 @@ class Follower:
         cursor: Cursor,
         *,
         options: FollowerOptions,
+        share: Share = Share(),  # noqa: B008  (immutable)
         generation: str = "",
     ) -> None:
         self._log = log
+        self._share = share
         self._views = views
         self._cache = cache
         self._options = options
         self._mapper = EventMapper()
         self._metrics = _Metrics(generation)
         self._heads: deque[tuple[float, int]] = deque()
+        self._settled = 0
         self._tended_s = float("-inf")
         self._stored = cursor
         self._committed: dict[str, int] = {}
-        self._newest: datetime | None = None
         self.cursor = cursor
         """Where this is; in the table what does not go with a batch follows once a second."""
+        self.head = cursor.pg_position
+        """Where the log was at the last look, at most a second ago."""
 
     async def step(self) -> int:
         """Apply the next batch of the log; how many events it had."""
@@ -122,13 +128,13 @@ class Follower:
         self._tended_s = now_s
         await self.retry_parked()
         head = await self._log.head()
-        self._metrics.behind(head - self.cursor.pg_position, self._newest)
         self._heads.append((now_s, head))
-        settled = 0
-        while self._heads and self._heads[0][0] <= now_s - self._options.reconcile_lag_s:
-            settled = self._heads.popleft()[1]
-        if await self.reconcile(settled):
+        while self._heads[0][0] <= now_s - self._options.reconcile_lag_s:
+            self._settled = self._heads.popleft()[1]
+        self.head = head
+        if await self.reconcile(self._settled):
             self._tended_s = float("-inf")
+        self._metrics.behind(head, self.cursor.pg_position, now_s)
         await self.remember()
 
     async def reconcile(self, settled: int) -> bool:
@@ -136,26 +142,43 @@ class Follower:
 
         A stream's last event, if it is lost on its way, shows no gap: this finds it.
         """
-        upto = min(settled, self.cursor.pg_position, self.cursor.reconciled_position + RECONCILED_POSITIONS)
+        settled = min(settled, self.cursor.pg_position)
+        upto = min(settled, self.cursor.reconciled_position + RECONCILED_POSITIONS)
         if upto <= self.cursor.reconciled_position:
             return False
-        latest = await self._log.latest_versions(self.cursor.reconciled_position, upto)
-        # What this term has committed itself needs no look into the tables: that is nearly everything.
-        unsure = {stream: version for stream, version in latest.items() if self._committed.get(stream, 0) < version}
-        if unsure:
-            marks = await self._views.watermarks(unsure)
-            for stream, version in unsure.items():
-                if marks.versions.get(stream, 0) < version and stream not in marks.parked:
-                    logger.warning("a stream was behind its log", extra={"stream": stream, "version": version})
-                    self._metrics.healed.inc()
-                    await self.heal(stream)
+        for stream in await self._behind(self.cursor.reconciled_position, upto):
+            logger.warning("a stream was behind its log", extra={"stream": stream})
+            self._metrics.healed.inc()
+            await self.heal(stream)
         self.cursor = self.cursor._replace(reconciled_position=upto)
-        return upto < min(settled, self.cursor.pg_position)
+        return upto < settled
+
+    async def _behind(self, after: int, upto: int) -> list[str]:
+        """The streams of the share whose events at positions in (``after``, ``upto``] are not all in the views.
+
+        But for those that stand still.
+        """
+        latest = await self._log.latest_versions(after, upto)
+        # What this term has committed itself needs no look into the tables: that is nearly everything.
+        unsure = {
+            stream: version
+            for stream, version in latest.items()
+            if self._committed.get(stream, 0) < version and self._share.has_stream(stream)
+        }
+        if not unsure:
+            return []
+        marks = await self._views.watermarks(unsure)
+        return [
+            stream
+            for stream, version in unsure.items()
+            if marks.versions.get(stream, 0) < version and stream not in marks.parked
+        ]
 
     async def retry_parked(self) -> None:
         """Try again the parked streams for which that was requested."""
         for stream in await self._views.retries():
-            await self.heal(stream, retry=True)
+            if self._share.has_stream(stream):
+                await self.heal(stream, retry=True)
         self._metrics.stale.set(await self._views.dead_letter_count())
 
     async def remember(self) -> None:
@@ -188,7 +211,7 @@ class Follower:
         self._note(outcome)
         warehouses = [warehouse.row for warehouse in outcome.warehouses]
         self._cache.offer(Push(pushes_of(outcome.items, exact), warehouses, cursor.pg_position, cursor.pg_revision))
-        self._metrics.applied(outcome, time.monotonic() - started_s)
+        self._metrics.applied(outcome, arrivals, time.monotonic() - started_s)
 
     def _note(self, outcome: Outcome) -> None:
         """Remember what is now in the tables."""
@@ -197,7 +220,6 @@ class Follower:
         for item in outcome.items:
             level = item.level
             self._committed[stock_stream(level.sku, level.warehouse)] = level.version
-        self._newest = max((item.level.as_of for item in outcome.items), default=self._newest)
 
     def _next_cursor(self, position: int | None) -> Cursor:
         redis_position, redis_revision = self._cache.acknowledged
@@ -249,14 +271,23 @@ class _Metrics:
         self._skipped = metrics.SKIPPED.labels(generation)
         self._parked = metrics.PARKED.labels(generation)
         self._seconds = metrics.BATCH_SECONDS.labels(generation)
+        self._visible = metrics.COMMIT_TO_VISIBLE.labels(generation)
+        self._waits_since: tuple[float, int] | None = None
 
-    def behind(self, positions: int, newest: datetime | None) -> None:
-        """``newest``: the time of the newest event in the views, ``None`` if this term has seen none."""
-        self._lag_events.set(positions)
-        lag_s = (datetime.now(UTC) - newest).total_seconds() if positions > 0 and newest is not None else 0
-        self._lag_seconds.set(lag_s)
+    def behind(self, head: int, position: int, now_s: float) -> None:
+        """The views are at ``position`` of a log that ends at ``head``."""
+        if self._waits_since is None or position >= self._waits_since[1]:
+            self._waits_since = (now_s, head) if position < head else None
+        self._lag_events.set(max(0, head - position))
+        self._lag_seconds.set(now_s - self._waits_since[0] if self._waits_since else 0)
 
-    def applied(self, outcome: Outcome, seconds: float) -> None:
+    def applied(self, outcome: Outcome, arrivals: Arrivals, seconds: float) -> None:
+        if outcome.applied:
+            now = datetime.now(UTC)
+            for stream_arrivals in arrivals.values():
+                event = stream_arrivals[-1].event if stream_arrivals else None
+                if isinstance(event, Event):
+                    self._visible.observe(max(0.0, (now - event.timestamp).total_seconds()))
         self._batches.inc()
         self._events.inc(outcome.applied)
         self._skipped.inc(outcome.skipped)

@@ -8,7 +8,9 @@ LAG_EVENTS = Gauge(
     "stockhold_projection_lag_events", "Positions of the log that the views in PostgreSQL are behind its head.", _BY
 )
 LAG_SECONDS = Gauge(
-    "stockhold_projection_lag_seconds", "Age of the newest event in the views while newer ones wait; else 0.", _BY
+    "stockhold_projection_lag_seconds",
+    "For how long the oldest event that the views lack has been seen to wait; else 0.",
+    _BY,
 )
 BATCHES = Counter("stockhold_projection_batches", "Batches written to PostgreSQL.", _BY)
 EVENTS = Counter("stockhold_projection_events", "Events applied to the views.", _BY)
@@ -21,6 +23,15 @@ BATCH_SECONDS = Histogram(
     "Time of a batch in PostgreSQL, from reading its rows to its commit.",
     _BY,
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+)
+UNREADABLE_MESSAGES = Counter(
+    "stockhold_projection_unreadable_messages", "Messages from Kafka that are no batch of events.", _BY
+)
+COMMIT_TO_VISIBLE = Histogram(
+    "stockhold_projection_commit_to_visible_seconds",
+    "From the time of an item's newest event in a batch until the batch is in PostgreSQL.",
+    _BY,
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60),
 )
 CACHE_UP = Gauge("stockhold_projection_cache_up", "1 while Redis takes what PostgreSQL has.", _BY)
 CACHE_REFILLS = Counter("stockhold_projection_cache_refills", "Times that Redis was filled whole.", _BY)

@@ -11,13 +11,14 @@ from hashlib import blake2b
 from struct import error as struct_error
 from typing import Any, NamedTuple, Self
 
-from infra.event_store.wire import int8
+from infra.event_store.wire import int2_array, int8, int8_array
 from infra.postgres import Call, PipelineConnection, Statement, StatementFailed
 from infra.result_rows import rows_of
 from projections import binary
 from projections import statements as sql
 from projections.batches import Arrivals, DeadLetter, Found, Item, Named, Outcome, named_by
 from projections.binary import Table
+from projections.share import Share
 from projections.statements import Cursor
 from projections.tables import (
     HOLDS,
@@ -55,22 +56,23 @@ class Watermarks(NamedTuple):
 
 
 class PostgresViews:
-    """The writer's connection to the tables of one generation.
+    """The writer's connection to the tables of one generation, for the partitions of its share.
 
     Calls raise ``infra.postgres.ConnectionLost`` when the server is away; then everything begins anew with
     :meth:`connect` and :meth:`lead`.
     """
 
-    def __init__(self, connection: PipelineConnection, schema: str, partition: int) -> None:
+    def __init__(self, connection: PipelineConnection, schema: str, share: Share) -> None:
         self._connection = connection
-        self._partition = partition.to_bytes(2, "big")
-        self._lock_key = leader_lock_key(schema, partition)
+        self._count = len(share.partitions)
+        self._partitions = int2_array(share.partitions)
+        self._lock_keys = int8_array([leader_lock_key(schema, partition) for partition in share.partitions])
 
     @classmethod
-    async def connect(cls, url: str, schema: str, partition: int = 0, *, timeout_s: float = 5.0) -> Self:
+    async def connect(cls, url: str, schema: str, share: Share = Share(), *, timeout_s: float = 5.0) -> Self:  # noqa: B008  (immutable)
         """Raises ConnectionLost; StatementFailed if ``schema`` holds no generation."""
         session = sql.SESSION | {"search_path": schema}
-        return cls(await PipelineConnection.connect(url, sql.ALL, session, timeout_s), schema, partition)
+        return cls(await PipelineConnection.connect(url, sql.ALL, session, timeout_s), schema, share)
 
     async def close(self) -> None:
         """Let go of the connection, and of the leader lock with it."""
@@ -78,14 +80,23 @@ class PostgresViews:
 
     async def try_lead(self) -> bool:
         """Whether this connection is now the one that may write; it stays so until it ends."""
-        return bool((await self._rows(Call(sql.TRY_LEAD, (int8(self._lock_key),))))[0][0])
+        leads = bool((await self._rows(Call(sql.TRY_LEAD, (self._lock_keys,))))[0][0])
+        if not leads:
+            await self._connection.run([Call(sql.LET_GO)])
+        return leads
 
     async def cursor(self) -> Cursor:
-        """The cursor as it is committed. Raises LostLeadership if there is none."""
-        rows = await self._rows(Call(sql.LOCK_CURSOR, (self._partition,)))
-        if not rows:
+        """Where the partitions are together, which from now on is where each of them is.
+
+        Raises LostLeadership if one has no cursor.
+        """
+        cursors = [Cursor(*row) for row in await self._rows(Call(sql.LOCK_CURSORS, (self._partitions,)))]
+        if len(cursors) != self._count:
             raise LostLeadership("the generation has no cursor")
-        return Cursor(*rows[0])
+        common = sql.common_cursor(cursors)
+        if set(cursors) != {common}:
+            await self.move(common)
+        return common
 
     async def begin(self, arrivals: Arrivals, cursor: Cursor) -> Found:
         """Begin a transaction and load, locked, what ``arrivals`` name. Raises LostLeadership if the cursor has moved.
@@ -94,9 +105,9 @@ class PostgresViews:
         """
         named = named_by(arrivals)
         loads = _loads(named)
-        begin, lock = Call(sql.BEGIN), Call(sql.LOCK_CURSOR, (self._partition,))
+        begin, lock = Call(sql.BEGIN), Call(sql.LOCK_CURSORS, (self._partitions,))
         results = await self._connection.run([begin, lock, *loads.values()])
-        if [Cursor(*row) for row in rows_of(results[1])] != [cursor]:
+        if rows_of(results[1]) != [cursor] * self._count:
             await self.rollback()
             raise LostLeadership("the cursor has been moved by somebody else")
         return _found(dict(zip(loads, map(rows_of, results[2:]), strict=True)))
@@ -147,13 +158,13 @@ class PostgresViews:
         return count
 
     def _move(self, cursor: Cursor) -> Call:
-        return Call(sql.MOVE_CURSOR, (self._partition, *map(int8, cursor)))
+        return Call(sql.MOVE_CURSORS, (self._partitions, *map(int8, cursor)))
 
     async def _rows(self, call: Call) -> list[tuple[Any, ...]]:
         return rows_of((await self._connection.run([call]))[0])
 
 
-def leader_lock_key(schema: str, partition: int = 0) -> int:
+def leader_lock_key(schema: str, partition: int) -> int:
     """The key of the advisory lock that the one writer of a generation's partition holds."""
     name = f"{schema}.follower.{partition}".encode()
     return int.from_bytes(blake2b(name, digest_size=8).digest(), "big", signed=True)

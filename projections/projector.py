@@ -3,53 +3,28 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from typing import Final
-
-import psycopg
-from redis.asyncio import Redis
 
 from infra.event_store.append_lock import CHANNEL as LOG_CHANNEL
 from infra.event_store.log_reader import LogReader
+from infra.health import Health
 from infra.notices import Bell
-from infra.postgres import ConnectionLost, StatementFailed
 from projections import generations
-from projections.cache_pusher import CachePusher
 from projections.follower import Follower, FollowerOptions
 from projections.generations import Generation, RebuildRunning
-from projections.postgres_views import LostLeadership, PostgresViews
-from projections.redis_views import RedisViews
-from projections.row_reader import RowReader
+from projections.lane import AWAY, Backoff, Lane, LogRestored, Ready, Servers, pause, ring_at_stop
+from projections.share import Share
 from projections.statements import CHANNEL as VIEWS_CHANNEL
 
 logger = logging.getLogger(__name__)
 
 RETRY_S_MIN: Final = 0.05
-RETRY_S_MAX: Final = 1.0
 LOOK_S: Final = 1.0
-LEAD_S: Final = 0.1
-"""How often one that stands by asks for the lead: the last leader may just have died."""
-DRAIN_S: Final = 5.0
-AWAY: Final = (ConnectionLost, StatementFailed, psycopg.Error, OSError, LostLeadership)
-"""What ends a term: a server is away, the tables are gone, or somebody else leads. All of it may pass."""
 
-Ready = Callable[[], None]
-
-
-@dataclass(frozen=True)
-class Servers:
-    """Where the log and the views are: URLs, and a client that is shared."""
-
-    event_store_url: str
-    read_model_url: str
-    redis: Redis
-    connect_timeout_s: float = 5.0
-
-
-class LogRestored(Exception):
-    """The log has been restored since the generation was built: its versions may mean something else now."""
+Run = Callable[[Generation, Servers, asyncio.Event, Ready, FollowerOptions, Health], Awaitable[None]]
+"""Keeps one generation up to date until the event; calls back at the start of each term, and when it stands by."""
 
 
 async def run_projector(
@@ -57,22 +32,27 @@ async def run_projector(
     stop: asyncio.Event,
     on_ready: Ready = lambda: None,
     options: FollowerOptions = FollowerOptions(),  # noqa: B008  (frozen)
+    health: Health | None = None,
+    run: Run | None = None,
 ) -> None:
     """Follow the log for every live generation until ``stop``; makes the first one if there is none.
 
     A generation that is made meanwhile gets its follower within a second, one that is dropped loses it; those of
     other versions of the folds are left to other releases. ``on_ready``: called once, when every follower of the
-    start leads or stands by, or there is nothing for this release to follow yet.
+    start leads or stands by, or there is nothing for this release to follow yet. ``health``: told of each follower. ``run``: the
+    direct follower, unless a worker's is given.
     """
+    health, run = health or Health(), run or run_follower
     running: dict[Generation, _Running] = {}
     announced = looked = False
     async with Bell(servers.read_model_url, [VIEWS_CHANNEL]) as bell:
-        ringer = asyncio.create_task(_ring_at_stop(bell, stop))
+        ringer = asyncio.create_task(ring_at_stop(stop, bell.ring))
         try:
             while not stop.is_set():
                 with suppress(*AWAY, RebuildRunning):
-                    await _match(running, await _live(servers), servers, options)
+                    await _match(running, await _live(servers), servers, options, health, run)
                     looked = True
+                health.beat("generations")
                 if not announced and looked and all(one.ready.is_set() for one in running.values()):
                     announced = True
                     on_ready()
@@ -85,10 +65,12 @@ async def run_projector(
 class _Running:
     """The follower of one generation, as a task."""
 
-    def __init__(self, generation: Generation, servers: Servers, options: FollowerOptions) -> None:
+    def __init__(
+        self, generation: Generation, servers: Servers, options: FollowerOptions, health: Health, run: Run
+    ) -> None:
         self.stop = asyncio.Event()
         self.ready = asyncio.Event()
-        self._task = asyncio.create_task(run_follower(generation, servers, self.stop, self.ready.set, options))
+        self._task = asyncio.ensure_future(run(generation, servers, self.stop, self.ready.set, options, health))
 
     @property
     def failed(self) -> bool:
@@ -108,14 +90,19 @@ async def _live(servers: Servers) -> list[Generation]:
             return found
         log = await LogReader.connect(servers.event_store_url, timeout_s=servers.connect_timeout_s)
         try:
-            await generations.ensure_first(connection, await log.epoch())
+            await generations.ensure_first(connection, await log.epoch(), servers.partitions)
         finally:
             await log.close()
         return [each for each in await generations.generations(connection) if each.is_followed_here]
 
 
 async def _match(
-    running: dict[Generation, _Running], wanted: list[Generation], servers: Servers, options: FollowerOptions
+    running: dict[Generation, _Running],
+    wanted: list[Generation],
+    servers: Servers,
+    options: FollowerOptions,
+    health: Health,
+    run: Run,
 ) -> None:
     """Start what is missing and end what is not wanted any more. Raises what a follower died of.
 
@@ -123,10 +110,11 @@ async def _match(
     """
     for generation in [each for each, one in running.items() if each not in wanted or one.failed]:
         await running.pop(generation).end()
+        health.forget(generation.schema)
     for generation in wanted:
         if generation not in running:
             logger.info("following the log", extra={"generation": generation.schema})
-            running[generation] = _Running(generation, servers, options)
+            running[generation] = _Running(generation, servers, options, health, run)
 
 
 async def run_follower(
@@ -135,33 +123,23 @@ async def run_follower(
     stop: asyncio.Event,
     on_ready: Ready = lambda: None,
     options: FollowerOptions = FollowerOptions(),  # noqa: B008  (frozen)
+    health: Health | None = None,
 ) -> None:
     """Keep ``generation`` up to date until ``stop``; then finish the batch at hand and what Redis has not got yet.
 
     ``on_ready`` is called at each start of a term, and when somebody else is found to lead.
     """
-    pusher = CachePusher(
-        RedisViews(servers.redis, generation.redis_prefix),
-        lambda: RowReader.connect(servers.read_model_url, generation.schema, timeout_s=servers.connect_timeout_s),
-        page=options.refill_rows,
-        generation=generation.schema,
-    )
+    health = health or Health()
     async with Bell(servers.event_store_url, [LOG_CHANNEL]) as bell:
-        ringer = asyncio.create_task(_ring_at_stop(bell, stop))
-        pause_s = RETRY_S_MIN
+        ringer = asyncio.create_task(ring_at_stop(stop, bell.ring))
+        backoff = Backoff()
         try:
             while not stop.is_set():
-                term = _Term(generation, servers, pusher, bell, stop, options, on_ready)
                 try:
-                    await term.run()
+                    await _term(generation, servers, bell, stop, options, on_ready, health, backoff)
                 except (*AWAY, LogRestored) as error:
-                    logger.warning(
-                        "following is interrupted", extra={"generation": generation.schema, "error": str(error)}
-                    )
-                    if isinstance(error, LogRestored):
-                        on_ready()  # nothing more will come of waiting, and the rest of the stack must run
-                    pause_s = RETRY_S_MIN if term.worked else min(RETRY_S_MAX, pause_s * 2)
-                    await _pause(stop, pause_s)
+                    interrupted(generation, error, on_ready, health)
+                    await backoff.pause(stop)
         finally:
             ringer.cancel()
 
@@ -184,102 +162,44 @@ async def following(servers: Servers, generation: Generation) -> AsyncIterator[N
         await follower
 
 
-class _Term:
-    """From connecting to losing a connection: wait for the lead, then follow."""
-
-    def __init__(
-        self,
-        generation: Generation,
-        servers: Servers,
-        pusher: CachePusher,
-        bell: Bell,
-        stop: asyncio.Event,
-        options: FollowerOptions,
-        on_ready: Ready,
-    ) -> None:
-        self._generation = generation
-        self._servers = servers
-        self._pusher = pusher
-        self._bell = bell
-        self._stop = stop
-        self._options = options
-        self._on_ready = on_ready
-        self.worked = False
-
-    async def run(self) -> None:
-        """Until it is told to stop, or something raises one of AWAY or LogRestored."""
-        timeout_s = self._servers.connect_timeout_s
-        log = await LogReader.connect(self._servers.event_store_url, timeout_s=timeout_s)
-        try:
-            if await log.epoch() != self._generation.log_epoch:
-                raise LogRestored("the log has been restored since these views were built: rebuild them")
-            views = await PostgresViews.connect(
-                self._servers.read_model_url, self._generation.schema, timeout_s=timeout_s
-            )
-            try:
-                if await self._lead(views):
-                    await self._follow(log, views)
-            finally:
-                await views.close()
-        finally:
-            await log.close()
-
-    async def _lead(self, views: PostgresViews) -> bool:
-        """Wait until this connection leads; false if it is time to stop before."""
-        while not await views.try_lead():
-            self._on_ready()  # standing by is a state to be in
-            await _pause(self._stop, LEAD_S)
-            if self._stop.is_set():
-                return False
-        return True
-
-    async def _follow(self, log: LogReader, views: PostgresViews) -> None:
-        cursor = await views.cursor()
-        self._pusher.acknowledged = (cursor.redis_position, cursor.redis_revision)
-        follower = Follower(
-            log,
-            views,
-            self._pusher,
-            cursor,
-            options=self._options,
-            generation=self._generation.schema,
-        )
-        pushing = asyncio.create_task(self._pusher.run())
-        try:
-            self._on_ready()
-            while not self._stop.is_set():
-                started_s = time.monotonic()
-                taken = await follower.step()
-                await follower.tend()
-                self.worked = True
-                if taken < self._options.batch:
-                    await self._bell.wait(self._options.poll_s)
-                    await _pause(self._stop, started_s + self._options.gather_s - time.monotonic())
-                if pushing.done():
-                    await pushing
-            await self._drain(pushing)
-            await follower.remember()
-        finally:
-            # Told as well as cancelled: the Redis client may lose a cancellation.
-            self._pusher.end()
-            pushing.cancel()
-            with suppress(asyncio.CancelledError):
-                await pushing
-
-    async def _drain(self, pushing: asyncio.Task[None]) -> None:
-        """Give what is queued for Redis a little time; what it does not get now it is given at the next start."""
-        self._pusher.end()
-        await asyncio.wait([pushing], timeout=DRAIN_S)
+def interrupted(generation: Generation, error: Exception, on_ready: Ready, health: Health) -> None:
+    """Say that a term was ended by ``error``."""
+    logger.warning("following is interrupted", extra={"generation": generation.schema, "error": str(error)})
+    health.say(generation.schema, str(error))
+    if isinstance(error, LogRestored):
+        on_ready()  # nothing more will come of waiting, and the rest of the stack must run
 
 
-async def _ring_at_stop(bell: Bell, stop: asyncio.Event) -> None:
-    await stop.wait()
-    bell.ring()
+async def _term(
+    generation: Generation,
+    servers: Servers,
+    bell: Bell,
+    stop: asyncio.Event,
+    options: FollowerOptions,
+    on_ready: Ready,
+    health: Health,
+    backoff: Backoff,
+) -> None:
+    """Until it is told to stop, or something raises one of AWAY or LogRestored."""
 
+    def stand_by() -> bool:
+        on_ready()  # it is a state to be in
+        health.rest(generation.schema)
+        return not stop.is_set()
 
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    if seconds <= 0:
-        return
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stop.wait()
+    lane = Lane(generation, servers, Share.everything(generation.partitions), options)
+    async with lane.led(Follower, stand_by) as follower:
+        if follower is None:
+            return
+        on_ready()
+        while not stop.is_set():
+            started_s = time.monotonic()
+            taken = await follower.step()
+            await follower.tend()
+            backoff.worked()
+            health.say(generation.schema, None)
+            health.at(generation.schema, follower.cursor.pg_position, follower.head)
+            if taken < options.batch:
+                await bell.wait(options.poll_s)
+                await pause(stop, started_s + options.gather_s - time.monotonic())
+            lane.refuse_dead_pusher()

@@ -1,24 +1,29 @@
 -- Puts rows of the views into the cache, each only if it is not older than what is there.
 --
--- KEYS[1] {prefix}:filled   hash partition -> "position revision"; while it is missing readers take Redis as down
+-- KEYS[1] {prefix}:filled   hash partition -> "position revision"; while one is missing readers take Redis as down
 -- KEYS[2] {prefix}:filling:{partition}  the token of the refill under way
--- ARGV[1] prefix   ARGV[2] partition   ARGV[3] token of the refill that this belongs to, '' outside of one
--- ARGV[4] the new value of `filled` for the partition, '' to leave it
--- ARGV[5] MessagePack: [levels, codes]
+-- ARGV[1] prefix   ARGV[2] token of the refill that this belongs to, '' outside of one
+-- ARGV[3] the new value of `filled` for the partitions, '' to leave it
+-- ARGV[4] MessagePack: [levels, codes, partitions]
 --   level: [sku, warehouse, version, base, removed, added]
 --     base -1: `added` are all of the item's due members; else they and `removed` lead from version base to version
 --     members: removed [member, ...], added [score, member, score, member, ...]
---   code: of a warehouse
--- ARGV[6...] the values of the levels, then those of the warehouses (cmsgpack knows no binary strings);
+--   code: of a warehouse   partitions: those of the writer's share
+-- ARGV[5...] the values of the levels, then those of the warehouses (cmsgpack knows no binary strings);
 --   each begins with its version
 --
 -- Returns nil if the cache is not filled (or not by this refill): nothing was written, and a refill is needed.
 -- Else the indexes (from 1) of the levels that need all their members: what is there is not at `base`. `filled`
 -- then stays as it was, because it may not say more than the cache holds.
 
-local prefix, partition, token = ARGV[1], ARGV[2], ARGV[3]
+local prefix, token = ARGV[1], ARGV[2]
+local rows = cmsgpack.unpack(ARGV[4])
+local partitions = rows[3]
+
 if token == '' then
-  if redis.call('HEXISTS', KEYS[1], partition) == 0 then return false end
+  for _, partition in ipairs(partitions) do
+    if redis.call('HEXISTS', KEYS[1], partition) == 0 then return false end
+  end
 elseif redis.call('GET', KEYS[2]) ~= token then
   -- Emptied while it was being filled: what was written before is gone, so what comes after must not count as all.
   return false
@@ -30,11 +35,9 @@ local function version_of(value)
 end
 
 local behind = {}
-local rows = cmsgpack.unpack(ARGV[5])
-
 for index, row in ipairs(rows[1]) do
   local sku, warehouse, version, base, removed, added = unpack(row)
-  local value = ARGV[5 + index]
+  local value = ARGV[4 + index]
   local key = prefix .. ':stock:{' .. sku .. '}'
   local due = prefix .. ':due:{' .. sku .. '}@' .. warehouse
   local stored = version_of(redis.call('HGET', key, warehouse))
@@ -56,14 +59,14 @@ for index, row in ipairs(rows[1]) do
 end
 
 for index, code in ipairs(rows[2]) do
-  local value = ARGV[5 + #rows[1] + index]
+  local value = ARGV[4 + #rows[1] + index]
   if version_of(redis.call('HGET', prefix .. ':warehouses', code)) <= version_of(value) then
     redis.call('HSET', prefix .. ':warehouses', code, value)
   end
 end
 
-if ARGV[4] ~= '' and #behind == 0 then
-  redis.call('HSET', KEYS[1], partition, ARGV[4])
+if ARGV[3] ~= '' and #behind == 0 then
+  for _, partition in ipairs(partitions) do redis.call('HSET', KEYS[1], partition, ARGV[3]) end
   if token ~= '' then redis.call('DEL', KEYS[2]) end
 end
 return behind

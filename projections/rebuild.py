@@ -18,9 +18,11 @@ from infra.event_store.log_reader import LogReader
 from projections import generations
 from projections.bulk import Filled, Part, part_bounds
 from projections.generations import Generation
-from projections.projector import Servers, following
+from projections.lane import Servers
+from projections.projector import following
 from projections.redis_views import RedisViews
 from projections.row_reader import RowReader
+from projections.share import Share
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +77,7 @@ async def rebuild(
     ):
         await generations.drop_orphans(connection, servers.redis)
         head, epoch = await _head(servers)
-        generation = await generations.create(connection, epoch)
+        generation = await generations.create(connection, epoch, servers.partitions)
         try:
             filled = await _fill(servers, generation, head, jobs, progress)
             filled_s = time.monotonic()
@@ -256,8 +258,9 @@ async def _caught_up(servers: Servers, generation: Generation, progress: Progres
     """Wait until both stores have everything up to the head as it is now. Raises Stalled."""
     begun, _ = await _head(servers)
     seen, seen_s = None, time.monotonic()
-    cache = RedisViews(servers.redis, generation.redis_prefix)
-    rows = await RowReader.connect(servers.read_model_url, generation.schema)
+    everything = Share.everything(generation.partitions)
+    cache = RedisViews(servers.redis, generation.redis_prefix, everything)
+    rows = await RowReader.connect(servers.read_model_url, generation.schema, everything)
     try:
         while True:
             cursor = await rows.cursor()

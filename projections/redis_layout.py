@@ -7,7 +7,7 @@ Under the prefix of a generation:
 ``{prefix}:stock:{sku}``           hash        warehouse → level value (below); the SKU stands in braces
 ``{prefix}:due:{sku}@warehouse``   sorted set  ``"units:reservation_id"`` of each active hold that ends, score = its end in µs
 ``{prefix}:warehouses``            hash        code → warehouse value
-``{prefix}:filling:partition``     string      the token of a refill under way
+``{prefix}:filling:partition``     string      the token of a refill under way, under the first partition of its share
 =================================  ==========  =======================================================
 
 A level value is :data:`LEVEL_HEADER` and then the level's JSON document *without its closing brace*, so
@@ -59,6 +59,13 @@ class RedisKeys:
 
     def due(self, sku: str, warehouse: str) -> str:
         return f"{self.prefix}:due:{{{sku}}}@{warehouse}"
+
+
+def sku_of_key(key: bytes) -> str | None:
+    """The SKU whose levels or due holds lie under ``key``; ``None`` if it is another key."""
+    _, _, tail = key.partition(b"{")
+    sku, brace, _ = tail.partition(b"}")
+    return sku.decode() if brace else None
 
 
 class LevelHeader(NamedTuple):

@@ -17,7 +17,9 @@ from projections.redis_layout import (
     encode_filled,
     encode_level,
     encode_warehouse,
+    sku_of_key,
 )
+from projections.share import Share
 from projections.views.stock_levels import Level
 from projections.views.warehouses import WarehouseRow
 
@@ -70,17 +72,22 @@ def level_push(item: ChangedItem, level: Level) -> LevelPush:
 
 
 class RedisViews:
-    """One partition of one generation's cache. Calls raise ``infra.redis.AWAY`` when the server is away."""
+    """The cache of one generation, for the partitions of a share. Calls raise ``infra.redis.AWAY`` when it is away."""
 
-    def __init__(self, redis: Redis, prefix: str, partition: int = 0) -> None:
+    def __init__(self, redis: Redis, prefix: str, share: Share = Share()) -> None:  # noqa: B008  (immutable)
         self._redis = redis
         self._keys = RedisKeys(prefix)
-        self._partition = partition
+        self._share = share
+        self._fields = [str(partition) for partition in share.partitions]
+        self._filling = self._keys.filling(share.partitions[0])
 
     async def filled(self) -> tuple[int, int] | None:
         """(position, revision) up to which the cache has everything; ``None``: it must be filled first."""
-        value: Any = await self._redis.hget(self._keys.filled, str(self._partition))
-        return None if value is None else decode_filled(value)
+        values: Any = await self._redis.hmget(self._keys.filled, self._fields)
+        if None in values:
+            return None
+        positions, revisions = zip(*map(decode_filled, values), strict=True)
+        return min(positions), min(revisions)
 
     async def put(
         self, levels: Sequence[LevelPush], warehouses: Sequence[WarehouseRow], token: str = ""
@@ -114,10 +121,23 @@ class RedisViews:
         return [push.levels[index - 1] for index in reply]
 
     async def begin_refill(self, token: str) -> None:
-        """Remove everything of the generation, ``filled`` first: until it is back readers take Redis as down."""
-        await self._redis.delete(self._keys.filled)
-        await remove_generation(self._redis, self._keys.prefix)
-        await self._redis.set(self._keys.filling(self._partition), token)
+        """Remove everything of the share, ``filled`` first: until it is back readers take Redis as down."""
+        await self._redis.hdel(self._keys.filled, *self._fields)
+        if self._share.is_whole:
+            await remove_generation(self._redis, self._keys.prefix)
+        else:
+            await self._remove_share()
+        await self._redis.set(self._filling, token)
+
+    async def _remove_share(self) -> None:
+        async for keys in _scan(self._redis, self._keys.prefix):
+            own = [key for key in keys if (sku := sku_of_key(key)) is not None and self._share.has_sku(sku)]
+            if own:
+                await self._redis.unlink(*own)
+        codes: Any = await self._redis.hkeys(self._keys.warehouses)
+        own_codes = [code for code in codes if self._share.has_warehouse(code.decode())]
+        if own_codes:
+            await self._redis.hdel(self._keys.warehouses, *own_codes)
 
     async def _run(self, calls: Sequence[Sequence[bytes | str]]) -> list[list[int]]:
         try:
@@ -145,9 +165,8 @@ class RedisViews:
             for push in levels
         ]
         return [
-            *(self._keys.filled, self._keys.filling(self._partition)),
-            *(self._keys.prefix, str(self._partition), token, filled),
-            msgspec.msgpack.encode([rows, [warehouse.code for warehouse in warehouses]]),
+            *(self._keys.filled, self._filling, self._keys.prefix, token, filled),
+            msgspec.msgpack.encode([rows, [warehouse.code for warehouse in warehouses], self._fields]),
             *(encode_level(push.level) for push in levels),
             *(encode_warehouse(warehouse) for warehouse in warehouses),
         ]

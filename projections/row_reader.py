@@ -4,14 +4,15 @@
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, Final, Self
 
-from infra.event_store.wire import INT2, INT8, TEXT, TEXT_ARRAY, int8
+from infra.event_store.wire import INT2_ARRAY, INT8, TEXT, TEXT_ARRAY, int2_array, int8
 from infra.postgres import Call, PipelineConnection, Statement
 from infra.result_rows import rows_of
 from projections import binary
 from projections.batches import Item
 from projections.redis_layout import microseconds
 from projections.redis_views import WHOLE, LevelPush
-from projections.statements import CURSOR_COLUMNS, Cursor
+from projections.share import Share
+from projections.statements import CURSOR_COLUMNS, Cursor, common_cursor
 from projections.tables import LEVEL_SELECT, WAREHOUSE_SELECT, level_from, warehouse_from
 from projections.views.warehouses import WarehouseRow
 
@@ -21,7 +22,9 @@ _DUE = """ARRAY(SELECT h.{} FROM holds h
     ORDER BY h.due_at, h.reservation_id)"""
 _WHOLE_LEVEL = f"{LEVEL_SELECT}, {_DUE.format('due_at')}, {_DUE.format('active')}, {_DUE.format('reservation_id')}"
 
-_CURSOR = Statement(b"cursor", f"SELECT {CURSOR_COLUMNS} FROM cursors WHERE partition = $1".encode(), (INT2,))
+_CURSOR = Statement(
+    b"cursor", f"SELECT {CURSOR_COLUMNS} FROM cursors WHERE partition = ANY($1)".encode(), (INT2_ARRAY,)
+)
 _NEWER = Statement(
     b"newer",
     f"""SELECT {_WHOLE_LEVEL} FROM stock_levels l
@@ -53,35 +56,42 @@ EVERYTHING: Final = -1
 
 
 class RowReader:
-    """A connection of its own, beside the writer's. Calls raise ``infra.postgres.ConnectionLost``."""
+    """A connection of its own, beside the writer's: what it finds is of the share's partitions.
 
-    def __init__(self, connection: PipelineConnection, partition: int) -> None:
+    Calls raise ``infra.postgres.ConnectionLost``.
+    """
+
+    def __init__(self, connection: PipelineConnection, share: Share) -> None:
         self._connection = connection
-        self._partition = partition.to_bytes(2, "big")
+        self._share = share
 
     @classmethod
-    async def connect(cls, url: str, schema: str, partition: int = 0, *, timeout_s: float = 5.0) -> Self:
+    async def connect(cls, url: str, schema: str, share: Share = Share(), *, timeout_s: float = 5.0) -> Self:  # noqa: B008  (immutable)
         """Raises ConnectionLost; StatementFailed if ``schema`` holds no generation."""
         session = _SESSION | {"search_path": schema}
-        return cls(await PipelineConnection.connect(url, _STATEMENTS, session, timeout_s), partition)
+        return cls(await PipelineConnection.connect(url, _STATEMENTS, session, timeout_s), share)
 
     async def close(self) -> None:
         await self._connection.close()
 
     async def cursor(self) -> Cursor:
-        return Cursor(*(await self._rows(Call(_CURSOR, (self._partition,))))[0])
+        """Where the partitions are together. Raises LookupError if there is none of them."""
+        rows = await self._rows(Call(_CURSOR, (int2_array(self._share.partitions),)))
+        if not rows:
+            raise LookupError("the generation has no cursor")
+        return common_cursor([Cursor(*row) for row in rows])
 
     async def newer(self, revision: int, page: int) -> AsyncIterator[list[LevelPush]]:
         """The levels written after ``revision``, each with all of its active holds, in pages of ``page`` rows."""
         after: Item = ("", "")
         while True:
             params = (int8(revision), after[0].encode(), after[1].encode(), int8(page))
-            pushes = [_push(row) for row in await self._rows(Call(_NEWER, params))]
-            if pushes:
+            found = [_push(row) for row in await self._rows(Call(_NEWER, params))]
+            if pushes := [push for push in found if self._share.has_sku(push.level.sku)]:
                 yield pushes
-            if len(pushes) < page:
+            if len(found) < page:
                 return
-            after = (pushes[-1].level.sku, pushes[-1].level.warehouse)
+            after = (found[-1].level.sku, found[-1].level.warehouse)
 
     async def whole(self, items: Sequence[Item]) -> list[LevelPush]:
         """The levels of ``items``, each with all of its active holds."""
@@ -90,7 +100,8 @@ class RowReader:
 
     async def warehouses(self, revision: int) -> list[WarehouseRow]:
         """The warehouses written after ``revision``."""
-        return [warehouse_from(row) for row in await self._rows(Call(_WAREHOUSES, (int8(revision),)))]
+        found = [warehouse_from(row) for row in await self._rows(Call(_WAREHOUSES, (int8(revision),)))]
+        return [warehouse for warehouse in found if self._share.has_warehouse(warehouse.code)]
 
     async def _rows(self, call: Call) -> list[tuple[Any, ...]]:
         return rows_of((await self._connection.run([call]))[0])

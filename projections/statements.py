@@ -1,9 +1,10 @@
 """The SQL of the projections' writer. Every statement is prepared once per connection and takes whole batches as arrays."""
 # ruff: noqa: S608  (every name that is put into a statement here is this program's own)
 
+from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from infra.event_store.wire import INT2, INT8, TEXT, TEXT_ARRAY
+from infra.event_store.wire import INT2_ARRAY, INT8, INT8_ARRAY, TEXT, TEXT_ARRAY
 from infra.postgres import Statement
 from projections import binary
 from projections.binary import Column, Table
@@ -24,7 +25,10 @@ CHANNEL: Final = "stockhold_views"
 
 
 class Cursor(NamedTuple):
-    """A row of ``cursors``: how far a partition is. A revision grows with every transaction, and never comes back."""
+    """A row of ``cursors``: how far a partition is. A revision grows with every transaction, and never comes back.
+
+    Whoever writes several partitions moves them together, so that while it leads their rows are one and the same.
+    """
 
     pg_position: int
     pg_revision: int
@@ -34,6 +38,16 @@ class Cursor(NamedTuple):
 
 
 CURSOR_COLUMNS = ", ".join(Cursor._fields)
+
+
+def common_cursor(cursors: Sequence[Cursor]) -> Cursor:
+    """Where partitions that were written apart are together: what one of them lacks counts as missing.
+
+    Its own revision alone is the latest, because the next must be later than all.
+    """
+    positions, revisions, redis_positions, redis_revisions, reconciled = zip(*cursors, strict=True)
+    return Cursor(min(positions), max(revisions), min(redis_positions), min(redis_revisions), min(reconciled))
+
 
 _DUE_OF_ITEM = """(SELECT h.due_at FROM holds h
     WHERE h.sku = r.sku AND h.warehouse = r.warehouse AND (h.active > 0 OR h.committed > 0) AND h.due_at IS NOT NULL
@@ -59,13 +73,20 @@ def _statement(name: str, text: str, *types: int) -> Statement:
 BEGIN = _statement("begin", "BEGIN")
 COMMIT = _statement("commit", "COMMIT")
 ROLLBACK = _statement("rollback", "ROLLBACK")
-TRY_LEAD = _statement("try_lead", "SELECT pg_try_advisory_lock($1)", INT8)
+# All or none: who stands by with a part of the locks would keep others from theirs.
+TRY_LEAD = _statement("try_lead", "SELECT bool_and(pg_try_advisory_lock(k)) FROM unnest($1) AS k", INT8_ARRAY)
+LET_GO = _statement("let_go", "SELECT pg_advisory_unlock_all()")
 NOTIFY = _statement("notify", f"SELECT pg_notify('{CHANNEL}', 'warehouses')")
-LOCK_CURSOR = _statement("lock_cursor", f"SELECT {CURSOR_COLUMNS} FROM cursors WHERE partition = $1 FOR UPDATE", INT2)
-MOVE_CURSOR = _statement(
-    "move_cursor",
-    f"UPDATE cursors SET ({CURSOR_COLUMNS}, moved_at) = ($2, $3, $4, $5, $6, clock_timestamp()) WHERE partition = $1",
-    *(INT2, INT8, INT8, INT8, INT8, INT8),
+LOCK_CURSORS = _statement(
+    "lock_cursors",
+    f"SELECT {CURSOR_COLUMNS} FROM cursors WHERE partition = ANY($1) ORDER BY partition FOR UPDATE",
+    INT2_ARRAY,
+)
+MOVE_CURSORS = _statement(
+    "move_cursors",
+    f"""UPDATE cursors SET ({CURSOR_COLUMNS}, moved_at) = ($2, $3, $4, $5, $6, clock_timestamp())
+        WHERE partition = ANY($1)""",
+    *(INT2_ARRAY, INT8, INT8, INT8, INT8, INT8),
 )
 # What is looked up by many keys is looked up key by key: `OFFSET 0` keeps the planner from turning the join around, which it
 # does as long as it believes a table empty, and then compares every row with every key.

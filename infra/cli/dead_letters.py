@@ -37,7 +37,7 @@ def dead_letters(
 async def _look(urls: "ServerUrls", *, retry: bool) -> "tuple[int, list[ParkedStream]]":
     from infra.redis import connect_redis
     from projections.dead_letters import parked_streams, retry_parked
-    from projections.projector import Servers
+    from projections.lane import Servers
 
     async with connect_redis(urls.redis_url) as redis:
         servers = Servers(urls.event_store_url, urls.read_model_url, redis)

@@ -11,7 +11,7 @@ from infra.cli.shared import EXIT_CHECK_FAILED, DataOption, JsonOption, Refusal,
 if TYPE_CHECKING:
     from infra.embedded.servers import ServerUrls
     from projections.generations import Generation
-    from projections.projector import Servers
+    from projections.lane import Servers
 
 
 def rebuild(
@@ -55,7 +55,7 @@ async def _run(
     from infra.migrations.runner import READ_MODEL, migrate
     from infra.redis import connect_redis
     from projections.generations import RebuildRunning
-    from projections.projector import Servers
+    from projections.lane import Servers
     from projections.rebuild import Stalled, WorkerFailed, switch
     from projections.rebuild import retire as retire_others
 

@@ -525,6 +525,7 @@ async def test_what_prometheus_is_told(log: LogWriter, rig: Rig) -> None:
     }
     log.happened("A", "W1", restocked(1))
     await rig.follower.tend()
+    await rig.follower.tend()  # it has waited since the last look
     assert told("lag_events") == 1
     assert told("lag_seconds") > 0
     await rig.follower.apply([], position=log.rows()[-1].position)

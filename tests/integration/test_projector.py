@@ -14,7 +14,8 @@ from infra.redis import connect_redis
 from projections import generations
 from projections.follower import FollowerOptions
 from projections.generations import Generation
-from projections.projector import Servers, run_projector
+from projections.lane import Servers
+from projections.projector import run_projector
 from tests.support import eventually_async
 from tests.support_domain import registered, reserved, restocked
 from tests.support_servers import OwnServers, own_servers

@@ -20,7 +20,8 @@ from projections.bulk import Part
 from projections.dead_letters import RetryTimeout, parked_streams, retry_parked
 from projections.follower import FollowerOptions
 from projections.generations import Generation, RebuildRunning
-from projections.projector import Servers, run_follower, run_projector
+from projections.lane import Servers
+from projections.projector import run_follower, run_projector
 from projections.rebuild import Rebuilt, Stalled, WorkerFailed, rebuild, retire, switch
 from tests.support import STOCKHOLD, eventually_async
 from tests.support_domain import NOW, registered, restocked, returned

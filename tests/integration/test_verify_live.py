@@ -15,7 +15,8 @@ from infra.bootstrap import create_executor
 from infra.redis import connect_redis
 from infra.settings import Settings
 from projections.follower import FollowerOptions
-from projections.projector import Servers, run_projector
+from projections.lane import Servers
+from projections.projector import run_projector
 from projections.verify import GenerationName, Report, Verification
 from tests.support import STOCKHOLD, eventually_async
 from tests.support_domain import registered, restocked

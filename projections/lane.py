@@ -1,0 +1,157 @@
+"""One term of writing a share of a generation: from connecting, by way of the lead, to losing a connection.
+
+Both runners drive it: the direct follower for the whole of a generation, a worker for the partitions that it was assigned.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+import psycopg
+from redis.asyncio import Redis
+
+from infra.event_store.log_reader import LogReader
+from infra.postgres import ConnectionLost, StatementFailed
+from projections.cache_pusher import CachePusher
+from projections.follower import Follower, FollowerOptions
+from projections.generations import Generation
+from projections.postgres_views import LostLeadership, PostgresViews
+from projections.redis_views import RedisViews
+from projections.row_reader import RowReader
+from projections.share import Share
+
+LEAD_S: Final = 0.1
+"""How often one that stands by asks for the lead: the last leader may just have died."""
+DRAIN_S: Final = 5.0
+AWAY: Final = (ConnectionLost, StatementFailed, psycopg.Error, OSError, LostLeadership)
+"""What ends a term: a server is away, the tables are gone, or somebody else leads. All of it may pass."""
+
+Ready = Callable[[], None]
+F = TypeVar("F", bound=Follower)
+
+
+@dataclass(frozen=True)
+class Servers:
+    """Where the log and the views are: URLs, and a client that is shared. ``partitions`` of a generation that is made."""
+
+    event_store_url: str
+    read_model_url: str
+    redis: Redis
+    connect_timeout_s: float = 5.0
+    partitions: int = 1
+
+
+class LogRestored(Exception):
+    """The log has been restored since the generation was built: its versions may mean something else now."""
+
+
+class Lane:
+    """A share of a generation, for one term."""
+
+    def __init__(self, generation: Generation, servers: Servers, share: Share, options: FollowerOptions) -> None:
+        self._generation = generation
+        self._servers = servers
+        self._share = share
+        self._options = options
+        self._pushing: asyncio.Task[None] | None = None
+
+    @asynccontextmanager
+    async def led(self, kind: type[F], stand_by: Callable[[], bool]) -> AsyncIterator[F | None]:
+        """Lead while the block lasts. ``stand_by`` is asked while somebody else does; None once it says no.
+
+        At the end of a block in which nothing went wrong, what Redis has not got yet is pushed, and the cursor kept.
+        Raises one of AWAY, or LogRestored.
+        """
+        generation, servers, timeout_s = self._generation, self._servers, self._servers.connect_timeout_s
+        async with AsyncExitStack() as held:
+            log = await LogReader.connect(servers.event_store_url, timeout_s=timeout_s)
+            held.push_async_callback(log.close)
+            if await log.epoch() != generation.log_epoch:
+                raise LogRestored("the log has been restored since these views were built: rebuild them")
+            views = await PostgresViews.connect(
+                servers.read_model_url, generation.schema, self._share, timeout_s=timeout_s
+            )
+            held.push_async_callback(views.close)
+            while not await views.try_lead():
+                if not stand_by():
+                    yield None
+                    return
+                await asyncio.sleep(LEAD_S)
+            cursor = await views.cursor()
+            pusher = self._pusher((cursor.redis_position, cursor.redis_revision))
+            follower = kind(
+                log, views, pusher, cursor, options=self._options, share=self._share, generation=generation.schema
+            )
+            async with self._pushed(pusher):
+                yield follower
+                await self._drained(pusher)
+                await follower.remember()
+
+    def _pusher(self, acknowledged: tuple[int, int]) -> CachePusher:
+        generation, servers = self._generation, self._servers
+        pusher = CachePusher(
+            RedisViews(servers.redis, generation.redis_prefix, self._share),
+            lambda: RowReader.connect(
+                servers.read_model_url, generation.schema, self._share, timeout_s=servers.connect_timeout_s
+            ),
+            page=self._options.refill_rows,
+            generation=generation.schema,
+        )
+        pusher.acknowledged = acknowledged
+        return pusher
+
+    @asynccontextmanager
+    async def _pushed(self, pusher: CachePusher) -> AsyncIterator[None]:
+        self._pushing = pushing = asyncio.create_task(pusher.run())
+        try:
+            yield
+        finally:
+            # Told as well as cancelled: the Redis client may lose a cancellation.
+            pusher.end()
+            pushing.cancel()
+            with suppress(asyncio.CancelledError):
+                await pushing
+
+    def refuse_dead_pusher(self) -> None:
+        """Raises what the cache's writer died of, which it is not meant to."""
+        if self._pushing is not None and self._pushing.done():
+            self._pushing.result()
+
+    async def _drained(self, pusher: CachePusher) -> None:
+        """Give what is queued for Redis a little time; what it does not get now it is given at the next start."""
+        assert self._pushing is not None
+        pusher.end()
+        await asyncio.wait([self._pushing], timeout=DRAIN_S)
+
+
+async def ring_at_stop(stop: asyncio.Event, ring: Callable[[], None]) -> None:
+    """Wake whoever sleeps at a bell when it is time to stop."""
+    await stop.wait()
+    ring()
+
+
+async def pause(stop: asyncio.Event, seconds: float) -> None:
+    """Sleep, but not beyond ``stop``."""
+    if seconds <= 0:
+        return
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await stop.wait()
+
+
+class Backoff:
+    """Pauses that double as long as terms end without having worked."""
+
+    def __init__(self, least_s: float = 0.05, most_s: float = 1.0) -> None:
+        self._least_s = least_s
+        self._most_s = most_s
+        self._next_s = least_s
+
+    def worked(self) -> None:
+        self._next_s = self._least_s
+
+    async def pause(self, stop: asyncio.Event) -> None:
+        await pause(stop, self._next_s)
+        self._next_s = min(self._most_s, self._next_s * 2)
