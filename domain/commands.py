@@ -160,6 +160,37 @@ class ReturnReservation(ReservationCommand, frozen=True, gc=False, kw_only=True,
     lines: Annotated[tuple[ReturnLine, ...], Meta(min_length=1, max_length=MAX_LINES)]
 
 
+class OrderCommand(Command, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
+    """A command on every reservation of an order, all or nothing."""
+
+    order_id: EntityId
+
+
+class CommitOrder(OrderCommand, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
+    """The order has paid."""
+
+
+class ReleaseOrder(OrderCommand, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
+    """The order will not pay."""
+
+
+class CancelOrder(OrderCommand, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
+    """The order is cancelled, paid or not: what is held is released, what is committed comes back."""
+
+
+class ShipOrder(OrderCommand, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
+    """Paid units leave; without lines all of them."""
+
+    tracking: ShortText | None = None
+    lines: Annotated[tuple[ShipLine, ...], Meta(min_length=1, max_length=MAX_LINES)] | None = None
+
+
+class ReturnOrder(OrderCommand, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
+    """Shipped units come back."""
+
+    lines: Annotated[tuple[ReturnLine, ...], Meta(min_length=1, max_length=MAX_LINES)]
+
+
 class StockCommand(Command, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
     """A command on one stock item. ``expected_version`` compares before it sets; 0: must not exist yet."""
 

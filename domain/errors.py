@@ -16,9 +16,14 @@ class Shortage(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class DomainError(Exception):
-    """A refused decision. ``code`` is stable and public; ``facts`` go into the problem document."""
+    """A refused decision. ``code`` is stable and public; ``facts`` go into the problem document.
+
+    ``premature``: what is missing may still come (another command on the way, a delivery), so that the same command
+    may be right later. Who asks decides what to make of it: a caller is refused, a message waits.
+    """
 
     code: ClassVar[str]
+    premature: bool = False
 
     def __init__(self, detail: str, **facts: object) -> None:
         super().__init__(detail)
@@ -28,6 +33,7 @@ class DomainError(Exception):
 
 class InsufficientStock(DomainError):
     code = "insufficient-stock"
+    premature = True
 
     def __init__(self, shortages: Sequence[Shortage]) -> None:
         first = shortages[0]
@@ -42,6 +48,7 @@ class InsufficientStock(DomainError):
 
 class UnknownStockItem(DomainError):
     code = "unknown-stock-item"
+    premature = True
 
     def __init__(self, sku: str, warehouse: str | None = None) -> None:
         place = f" at {warehouse}" if warehouse else ""
@@ -58,20 +65,32 @@ class UnknownWarehouse(DomainError):
 
 class UnknownReservation(DomainError):
     code = "unknown-reservation"
+    premature = True
 
     def __init__(self, reservation_id: str) -> None:
         super().__init__(f"there is no reservation {reservation_id}", reservation_id=reservation_id)
 
 
+class UnknownOrder(DomainError):
+    """No reservation was ever made for the order."""
+
+    code = "unknown-reservation"
+    premature = True
+
+    def __init__(self, order_id: str) -> None:
+        super().__init__(f"there is no reservation for order {order_id}", order_id=order_id)
+
+
 class ReservationNotActive(DomainError):
     code = "reservation-not-active"
 
-    def __init__(self, reservation_id: str, state: str, wanted: str) -> None:
+    def __init__(self, reservation_id: str, state: str, wanted: str, *, premature: bool = False) -> None:
         super().__init__(
             f"reservation {reservation_id} is {state}: it cannot be {wanted}",
             reservation_id=reservation_id,
             state=state,
         )
+        self.premature = premature
 
 
 class ReservationExpired(DomainError):

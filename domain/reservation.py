@@ -5,7 +5,7 @@ stock item that it is of. Every decision here first plans (all checks of all its
 triggers, which cannot fail.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -27,13 +27,23 @@ from domain.commands import (
 from domain.errors import (
     DuplicateReservation,
     QuantityOutOfRange,
-    ReservationExpired,
-    ReservationNotActive,
     Shortage,
 )
 from domain.events import Origin, RequestedLine, ReservationRequest
 from domain.hold import EXPIRY_ACTOR, Hold, overall_status
-from domain.parts import Part, parts_of
+from domain.moves import (
+    Move,
+    active,
+    committed,
+    moves_of,
+    parts_of_moves,
+    refuse_if_any_expired,
+    refuse_if_nothing,
+    take,
+    with_customer,
+    with_parts,
+)
+from domain.parts import parts_of
 from domain.stock_item import StockItem
 from domain.values import (
     MAX_HOLD_TTL_S,
@@ -85,14 +95,6 @@ class Reservation:
     def moment(self, now: datetime) -> datetime:
         """``now``, but never before the last event of any of its items."""
         return max([item.moment(now) for item in self.items.values()], default=now)
-
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """Units of one hold that a command moves on."""
-
-    hold: Hold
-    quantity: int
 
 
 # Creating --------------------------------------------------------------------------------------------
@@ -236,29 +238,62 @@ def _release_all(item: StockItem, holds: Sequence[Hold], reason: ReleaseReason, 
 
 # Moving on -------------------------------------------------------------------------------------------
 
+Act = Callable[[Origin], None]
+"""A command's events, all checks done: triggers them. None where there is nothing left to do."""
+
 
 def commit(reservation: Reservation, command: CommitReservation, origin: Origin, now: datetime) -> None:
     """The order has paid. Raises ReservationExpired, ReservationNotActive, QuantityOutOfRange."""
+    _perform(plan_commit(reservation, command, now), origin)
+
+
+def plan_commit(reservation: Reservation, command: CommitReservation, now: datetime) -> Act | None:
     if command.lines is None:
-        _refuse_if_any_expired(reservation, now)
-    moves = _moves(reservation, command.lines, _active, "committed", now)
-    for move, part in _with_parts(moves):
-        reservation.item_of(move.hold).commit(reservation.reservation_id, move.quantity, origin, now, part)
+        refuse_if_any_expired(reservation, now)
+    moves = moves_of(reservation, command.lines, active, "committed", now)
+
+    def act(origin: Origin) -> None:
+        for move, part in with_parts(moves):
+            reservation.item_of(move.hold).commit(reservation.reservation_id, move.quantity, origin, now, part)
+
+    return act if moves else None
 
 
 def release(reservation: Reservation, command: ReleaseReservation, origin: Origin, now: datetime) -> None:
     """The order will not pay. Raises ReservationExpired (named lines), ReservationNotActive, QuantityOutOfRange."""
-    moves = _moves(reservation, command.lines, _active, "released", now)
-    for move, part in _with_parts(moves):
-        reservation.item_of(move.hold).release(
-            reservation.reservation_id, move.quantity, Bucket.RESERVED, command.reason, origin, now, part
-        )
+    _perform(plan_release(reservation, command, now), origin)
+
+
+def plan_release(reservation: Reservation, command: ReleaseReservation, now: datetime) -> Act | None:
+    moves = moves_of(reservation, command.lines, active, "released", now)
+    return _releasing(reservation, moves, Bucket.RESERVED, command.reason, now)
+
+
+def cancel(reservation: Reservation, command: CancelReservation, origin: Origin, now: datetime) -> None:
+    """A paid order is cancelled before it ships. Raises ReservationNotActive, ReservationExpired, QuantityOutOfRange."""
+    _perform(plan_cancel(reservation, command, now), origin)
+
+
+def plan_cancel(reservation: Reservation, command: CancelReservation, now: datetime) -> Act | None:
+    moves = moves_of(reservation, command.lines, committed, "cancelled", now)
+    return _releasing(reservation, moves, Bucket.COMMITTED, ReleaseReason.ORDER_CANCELLED, now)
+
+
+def _releasing(
+    reservation: Reservation, moves: Sequence[Move], bucket: Bucket, reason: ReleaseReason, now: datetime
+) -> Act | None:
+    def act(origin: Origin) -> None:
+        for move, part in with_parts(moves):
+            item = reservation.item_of(move.hold)
+            item.release(reservation.reservation_id, move.quantity, bucket, reason, origin, now, part)
+
+    return act if moves else None
 
 
 def extend(reservation: Reservation, command: ExtendReservation, origin: Origin, now: datetime) -> None:
     """All active holds end later (or sooner). Raises ReservationExpired, ReservationNotActive, QuantityOutOfRange."""
-    _refuse_if_any_expired(reservation, now)
-    moves = _moves(reservation, None, _active, "extended", now)
+    refuse_if_any_expired(reservation, now)
+    moves = moves_of(reservation, None, active, "extended", now)
     moment = reservation.moment(now)
     if command.ttl_seconds is not None:
         expires_at = moment + timedelta(seconds=command.ttl_seconds)
@@ -268,23 +303,31 @@ def extend(reservation: Reservation, command: ExtendReservation, origin: Origin,
     ttl_s = (expires_at - moment).total_seconds()
     if ttl_s > MAX_HOLD_TTL_S:
         raise QuantityOutOfRange("seconds to live", int(ttl_s), MAX_HOLD_TTL_S)
-    for move, part in _with_parts(moves):
+    for move, part in with_parts(moves):
         reservation.item_of(move.hold).extend(reservation.reservation_id, expires_at, origin, now, part)
 
 
 def ship(reservation: Reservation, command: ShipReservation, origin: Origin, now: datetime) -> None:
     """Paid units leave. Raises InsufficientStock (less is there), ReservationNotActive, QuantityOutOfRange …"""
+    _perform(plan_ship(reservation, command, now, {}), origin)
+
+
+def plan_ship(reservation: Reservation, command: ShipReservation, now: datetime, leaving: dict[str, int]) -> Act | None:
+    """``leaving``: units that leave each stock item, by stream, with what was planned before; added to."""
     if command.lines is None:
-        tracked = [(move, command.tracking) for move in _moves(reservation, None, _committed, "shipped", now)]
+        tracked = [(move, command.tracking) for move in moves_of(reservation, None, committed, "shipped", now)]
     else:
         tracked = _tracked_moves(reservation, command, now)
-    leaving: dict[str, int] = {}
     for move, _ in tracked:
         item = reservation.item_of(move.hold)
         leaving[item.id] = leaving.get(item.id, 0) + move.quantity
         item.refuse_shipping(leaving[item.id])
-    for (move, tracking), part in zip(tracked, _parts_of([move for move, _ in tracked]), strict=True):
-        reservation.item_of(move.hold).ship(reservation.reservation_id, move.quantity, tracking, origin, now, part)
+
+    def act(origin: Origin) -> None:
+        for (move, tracking), part in zip(tracked, parts_of_moves([move for move, _ in tracked]), strict=True):
+            reservation.item_of(move.hold).ship(reservation.reservation_id, move.quantity, tracking, origin, now, part)
+
+    return act if tracked else None
 
 
 def _tracked_moves(reservation: Reservation, command: ShipReservation, now: datetime) -> list[tuple[Move, str | None]]:
@@ -292,162 +335,43 @@ def _tracked_moves(reservation: Reservation, command: ShipReservation, now: date
     assert command.lines is not None
     taken: dict[tuple[str, str], int] = {}
     tracked: list[tuple[Move, str | None]] = []
-    _refuse_if_nothing(reservation, _committed, "shipped", now)
+    refuse_if_nothing(reservation, committed, "shipped", now)
     for line in command.lines:
-        moves = _take(reservation, line, _committed, taken)
+        moves = take(reservation, line, committed, taken)
         tracked += [(move, line.tracking or command.tracking) for move in moves]
     return tracked
 
 
-def cancel(reservation: Reservation, command: CancelReservation, origin: Origin, now: datetime) -> None:
-    """A paid order is cancelled before it ships. Raises ReservationNotActive, ReservationExpired, QuantityOutOfRange."""
-    moves = _moves(reservation, command.lines, _committed, "cancelled", now)
-    for move, part in _with_parts(moves):
-        reservation.item_of(move.hold).release(
-            reservation.reservation_id,
-            move.quantity,
-            Bucket.COMMITTED,
-            ReleaseReason.ORDER_CANCELLED,
-            origin,
-            now,
-            part,
-        )
-
-
 def take_back(reservation: Reservation, command: ReturnReservation, origin: Origin, now: datetime) -> None:
     """Shipped units come back. Raises ReservationNotActive, ReservationExpired, QuantityOutOfRange."""
-    _refuse_if_nothing(reservation, _with_customer, "returned", now)
+    _perform(plan_take_back(reservation, command, now, {}), origin)
+
+
+def plan_take_back(reservation: Reservation, command: ReturnReservation, now: datetime, coming: dict[str, int]) -> Act:
+    """``coming``: units that come back to each stock item, by stream, with what was planned before; added to."""
+    refuse_if_nothing(reservation, with_customer, "returned", now)
     taken: dict[tuple[str, str], int] = {}
     moves: list[tuple[Move, Condition]] = []
     for line in command.lines:
         part_line = PartLine(line.sku, line.quantity, line.warehouse)
-        moves += [(move, line.condition) for move in _take(reservation, part_line, _with_customer, taken)]
+        moves += [(move, line.condition) for move in take(reservation, part_line, with_customer, taken)]
     for place, quantity in taken.items():
-        reservation.items[place].refuse_taking_back(quantity)
-    holds: dict[tuple[str, str], Hold] = {}
-    for (move, condition), part in zip(moves, _parts_of([move for move, _ in moves]), strict=True):
-        place = (move.hold.sku, move.hold.warehouse)
-        item = reservation.item_of(move.hold)
-        hold = holds.get(place, move.hold)
-        item.take_back(move.quantity, condition, origin, now, hold=hold, part=part)
-        holds[place] = item.changed_holds[hold.reservation_id]
+        item = reservation.items[place]
+        coming[item.id] = coming.get(item.id, 0) + quantity
+        item.refuse_taking_back(coming[item.id])
 
-
-# What a command acts on ------------------------------------------------------------------------------
-
-
-def _active(hold: Hold) -> int:
-    return hold.active
-
-
-def _committed(hold: Hold) -> int:
-    return hold.committed
-
-
-def _with_customer(hold: Hold) -> int:
-    return hold.shipped - hold.returned
-
-
-def _moves(
-    reservation: Reservation,
-    lines: Iterable[PartLine] | None,
-    part: Callable[[Hold], int],
-    wanted: str,
-    now: datetime,
-) -> list[Move]:
-    """What the command moves; empty if it is a repeat that has nothing left to do."""
-    if lines is None:
-        seen = [hold.as_seen(reservation.moment(now)) for hold in reservation.holds]
-        moves = [Move(hold, part(hold)) for hold in seen if part(hold)]
-        if not moves:
-            _refuse_unless_done(reservation, wanted, now)
-        return moves
-    _refuse_if_nothing(reservation, part, wanted, now)
-    taken: dict[tuple[str, str], int] = {}
-    merged: dict[tuple[str, str], Move] = {}
-    for line in lines:
-        for move in _take(reservation, line, part, taken):
+    def act(origin: Origin) -> None:
+        holds: dict[tuple[str, str], Hold] = {}
+        for (move, condition), part in zip(moves, parts_of_moves([move for move, _ in moves]), strict=True):
             place = (move.hold.sku, move.hold.warehouse)
-            before = merged[place].quantity if place in merged else 0
-            merged[place] = Move(move.hold, before + move.quantity)
-    return list(merged.values())
+            item = reservation.item_of(move.hold)
+            hold = holds.get(place, move.hold)
+            item.take_back(move.quantity, condition, origin, now, hold=hold, part=part)
+            holds[place] = item.changed_holds[hold.reservation_id]
+
+    return act
 
 
-def _take(
-    reservation: Reservation,
-    line: PartLine,
-    part: Callable[[Hold], int],
-    taken: dict[tuple[str, str], int],
-) -> list[Move]:
-    """Take a line's units from its allocations in their order. Raises QuantityOutOfRange."""
-    moves, wanted, possible = [], line.quantity, 0
-    for hold in reservation.holds:
-        if hold.sku != line.sku or line.warehouse not in {None, hold.warehouse}:
-            continue
-        place = (hold.sku, hold.warehouse)
-        left = part(hold) - taken.get(place, 0)
-        possible += left
-        quantity = min(wanted, left)
-        if quantity:
-            taken[place] = taken.get(place, 0) + quantity
-            moves.append(Move(hold, quantity))
-            wanted -= quantity
-    if wanted:
-        facts = {"sku": line.sku} | ({"warehouse": line.warehouse} if line.warehouse else {})
-        raise QuantityOutOfRange(f"{line.sku} of this reservation", line.quantity, possible, **facts)
-    return moves
-
-
-def _with_parts(moves: Sequence[Move]) -> Iterable[tuple[Move, Part]]:
-    return zip(moves, _parts_of(moves), strict=True)
-
-
-def _parts_of(moves: Sequence[Move]) -> list[Part]:
-    return parts_of([(move.hold.sku, move.hold.warehouse, move.quantity) for move in moves])
-
-
-# The contract's table --------------------------------------------------------------------------------
-
-_DONE: dict[str, set[ReservationStatus]] = {
-    "committed": {ReservationStatus.COMMITTED, ReservationStatus.SHIPPED, ReservationStatus.RETURNED},
-    "released": {ReservationStatus.EXPIRED, ReservationStatus.RELEASED, ReservationStatus.CANCELLED},
-    "extended": set(),
-    "shipped": {ReservationStatus.SHIPPED, ReservationStatus.RETURNED},
-    "cancelled": {ReservationStatus.CANCELLED},
-    "returned": set(),
-}
-"""In which states a command that finds nothing to do is a repeat, answered and not refused."""
-
-_READS_AS = {
-    ReservationStatus.PARTIALLY_COMMITTED: ReservationStatus.COMMITTED,
-    ReservationStatus.PARTIALLY_SHIPPED: ReservationStatus.SHIPPED,
-}
-
-
-def _refuse_if_any_expired(reservation: Reservation, now: datetime) -> None:
-    """Commit of the whole and extend: not once any part has expired, swept or not."""
-    moment = reservation.moment(now)
-    if any(hold.expired or hold.is_due(moment) for hold in reservation.holds):
-        raise ReservationExpired(reservation.reservation_id)
-
-
-def _refuse_unless_done(reservation: Reservation, wanted: str, now: datetime) -> None:
-    status = reservation.status(reservation.moment(now))
-    if _READS_AS.get(status, status) not in _DONE[wanted]:
-        _refuse_state(reservation, status, wanted)
-
-
-def _refuse_if_nothing(reservation: Reservation, part: Callable[[Hold], int], wanted: str, now: datetime) -> None:
-    """A command that names its lines is never a repeat: without anything to act on it is refused."""
-    moment = reservation.moment(now)
-    seen = [hold.as_seen(moment) for hold in reservation.holds]
-    if not any(part(hold) for hold in seen):
-        if part is _active and any(hold.expired for hold in seen):  # swept or not: what was active has expired
-            raise ReservationExpired(reservation.reservation_id)
-        _refuse_state(reservation, overall_status(seen), wanted)
-
-
-def _refuse_state(reservation: Reservation, status: ReservationStatus, wanted: str) -> None:
-    if status is ReservationStatus.EXPIRED:
-        raise ReservationExpired(reservation.reservation_id)
-    raise ReservationNotActive(reservation.reservation_id, status, wanted)
+def _perform(act: Act | None, origin: Origin) -> None:
+    if act is not None:
+        act(origin)

@@ -67,6 +67,15 @@ async def ask(executor: CommandExecutor, command: Command, key: str | None = Non
     return await asyncio.wait_for(post(executor, command, key, scope=scope), 30)
 
 
+async def ask_again_later(executor: CommandExecutor, command: Command, key: str) -> Answer:
+    """As a message asks: a refusal does not stand."""
+    answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
+    submission = submission_of(command, key, answer=answered.set_result)
+    submission.refusal_stands = False
+    executor.submit(submission)
+    return await asyncio.wait_for(answered, 30)
+
+
 def said(answer: Answer) -> dict[str, Any]:
     """The document of an answer."""
     document: dict[str, Any] = msgspec.json.decode(answer.body)
@@ -433,6 +442,11 @@ class Cluster:
         answers = [post(executor, Restock(sku=sku, warehouse=code, quantity=n)) for sku, code, n in places if n]
         for answered in answers:
             assert (await answered).status == 200, answered
+
+    async def lose(self, executor: CommandExecutor, sku: str, warehouse: str, quantity: int) -> None:
+        """The world takes away what may have been promised."""
+        adjust = Adjust(sku=sku, warehouse=warehouse, delta=-quantity, reason=AdjustmentReason.LOST)
+        assert (await ask(executor, adjust)).status == 200
 
     # Looking
 

@@ -11,7 +11,7 @@ from infra.event_store.mapper import UnreadableEvent
 from infra.event_store.port import Outcome, Refusal
 from infra.ids import new_id
 from infra.problems import problem, refusal_problem
-from write_side.decision import Decision, origin_of
+from write_side.decision import Decision, NotLoaded, origin_of
 from write_side.handlers import NOTHING, Footprint, Handler
 from write_side.submission import Answer, Submission
 
@@ -70,6 +70,14 @@ def decide(work: Work, decision: Decision, done: Round) -> None:
         if decision.has_triggered:
             raise RuntimeError("a command was refused after it had changed something") from refusal
         status, body = refusal_problem(refusal)
+        if not submission.refusal_stands:
+            if decision.on_memory_alone:
+                raise NotLoaded from None  # nothing would be appended, so nothing would tell that memory is behind
+            if not refusal.premature:
+                decision.record_refusal(_refused(work, refusal.code, body, origin))
+            decision.collect()
+            done.answers.append((work, Answer(status, body, premature=refusal.premature)))
+            return
         decision.record_refusal(_refused(work, refusal.code, body, origin))
     except SweepNeeded as sweep:
         done.ahead[sweep.stream] = None

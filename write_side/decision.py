@@ -8,7 +8,7 @@ from datetime import datetime
 
 from domain.aggregate import Aggregate
 from domain.commands import Command
-from domain.errors import UnknownReservation
+from domain.errors import UnknownOrder, UnknownReservation
 from domain.events import Event, Origin, Registered
 from domain.reservation import Reservation, ReservationHeader
 from domain.stock_item import StockItem
@@ -16,16 +16,19 @@ from domain.values import split_stock_stream, stock_stream
 from domain.warehouse import Warehouse
 from infra.event_store.mapper import EventMapper
 from infra.event_store.port import Loaded, Outcome, Refusal, StoredRow, Writes
-from write_side.memory import KnownReservation, Memory
+from write_side.memory import Memory
 
 
 class NotLoaded(Exception):
     """A command turned out to need what was not loaded for it; it has changed nothing yet."""
 
-    def __init__(self, streams: Iterable[str] = (), reservation_id: str | None = None) -> None:
+    def __init__(
+        self, streams: Iterable[str] = (), reservation_id: str | None = None, order_id: str | None = None
+    ) -> None:
         super().__init__(*streams)
         self.streams = list(streams)
         self.reservation_id = reservation_id
+        self.order_id = order_id
 
 
 class Decision:
@@ -50,6 +53,7 @@ class Decision:
         self._outcomes: dict[tuple[str, str], Outcome] = {}
         self._headers: dict[str, ReservationHeader] = {}
         self._streams_of: dict[str, tuple[str, ...]] = {}
+        self._made_for: dict[str, list[str]] = {}
         self._writes = Writes(now)
         self.follow_ups: list[Command] = []
 
@@ -152,6 +156,24 @@ class Decision:
             raise UnknownReservation(reservation_id)
         return found
 
+    def reservations_of(self, order_id: str) -> list[Reservation]:
+        """Every reservation of the order, oldest first. Raises UnknownOrder, NotLoaded."""
+        made = self._made_for.get(order_id, ())
+        if self._loaded is not None:
+            if order_id not in self._loaded.orders:
+                raise NotLoaded(order_id=order_id)
+            before: Iterable[str] = self._loaded.orders[order_id]
+        else:
+            known = self._memory.orders.get(order_id)
+            if known is None and not made:
+                raise NotLoaded(order_id=order_id)
+            before = known or ()
+            self._writes.orders.setdefault(order_id, len(known or ()))
+        found = [self.reservation(reservation_id) for reservation_id in (*before, *made)]
+        if not found:
+            raise UnknownOrder(order_id)
+        return found
+
     def refresh(self, reservation: Reservation) -> Reservation:
         """The reservation after the events that this command has triggered."""
         holds = [reservation.item_of(hold).changed_holds.get(hold.reservation_id, hold) for hold in reservation.holds]
@@ -179,6 +201,7 @@ class Decision:
         header = reservation.header
         self._headers[header.reservation_id] = header
         self._streams_of[header.reservation_id] = tuple(reservation.item_of(h).id for h in reservation.holds)
+        self._made_for.setdefault(header.order_id, []).append(header.reservation_id)
         self._writes.headers.append(header)
 
     def collect(self) -> None:
@@ -216,6 +239,7 @@ class Decision:
         self._loaded.headers |= more.headers
         self._loaded.holds |= more.holds
         self._loaded.places |= more.places
+        self._loaded.orders |= more.orders
 
     def _collect_event(self, event: Event) -> None:
         stream, version = event.originator_id, event.originator_version
@@ -245,7 +269,7 @@ class Decision:
             if isinstance(aggregate, StockItem):
                 changed.append(aggregate)
         for reservation_id, header in self._headers.items():
-            self._memory.reservations.put(reservation_id, KnownReservation(header, self._streams_of[reservation_id]))
+            self._memory.reservation_made(header, self._streams_of[reservation_id])
         return changed
 
     def undo(self) -> None:

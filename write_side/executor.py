@@ -356,13 +356,14 @@ class CommandExecutor:
     def _join(self, batch: list[Work], decision: Decision) -> None:
         """Who came while we waited for the lock, and needs nothing but what was loaded under it, need not wait again.
 
-        Their keys were not looked up; as on memory alone, one that is taken is refused by the log. A reservation that
-        is named must have been looked up: a refusal could be wrong, and the log would not tell.
+        Their keys were not looked up; as on memory alone, one that is taken is refused by the log. A reservation or order
+        that is named must have been looked up: a refusal could be wrong, and the log would not tell.
         """
         ready = self._ready
         while ready and len(batch) < self._batch_limit:
             footprint = ready[0].footprint
-            if footprint.reservation_id is not None or not self._loader.can_tell(footprint):
+            named = footprint.reservation_id is not None or footprint.order_id is not None
+            if named or not self._loader.can_tell(footprint):
                 return
             if not all(map(decision.is_current, footprint.streams)):
                 return

@@ -11,26 +11,33 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 import msgspec
 from msgspec import UNSET
 
+from domain import order as orders
 from domain import reservation as reservations
 from domain.commands import (
     Adjust,
+    CancelOrder,
     CancelReservation,
     ChangePolicy,
     Command,
+    CommitOrder,
     CommitReservation,
     CountStock,
     CreateReservation,
     Damage,
     ExpireHolds,
     ExtendReservation,
+    OrderCommand,
     PutWarehouse,
+    ReleaseOrder,
     ReleaseReservation,
     RelieveShortage,
     Repair,
     ReservationCommand,
     Restock,
+    ReturnOrder,
     ReturnReservation,
     ReturnStock,
+    ShipOrder,
     ShipReservation,
     StockCommand,
     WriteOff,
@@ -56,7 +63,15 @@ from infra.ids import new_id
 from write_side.decision import Decision, NotLoaded
 from write_side.memory import Memory
 
-Document = ReservationDocument | LevelDocument | WarehouseDocument | None
+
+class OrderDocument(msgspec.Struct, frozen=True, gc=False):
+    """What is kept of a command on an order: nobody but its sender's repeat reads it."""
+
+    order_id: str
+    reservations: list[str]
+
+
+Document = ReservationDocument | LevelDocument | WarehouseDocument | OrderDocument | None
 Result = tuple[int, Document]
 
 C_contra = TypeVar("C_contra", bound=Command, contravariant=True)
@@ -72,6 +87,7 @@ class Footprint(NamedTuple):
     streams: tuple[str, ...] = ()
     reservation_id: str | None = None
     skus: tuple[str, ...] = ()
+    order_id: str | None = None
     certain: bool = True
     complete: bool = True
 
@@ -114,7 +130,7 @@ class CreateHandler:
         if known is not None:
             streams += known.streams
         certain = not skus and known is None
-        return Footprint(tuple(streams), command.reservation_id, tuple(skus), certain, complete)
+        return Footprint(tuple(streams), command.reservation_id, tuple(skus), certain=certain, complete=complete)
 
     def decide(self, command: CreateReservation, digest: str, decision: Decision, origin: Origin) -> Result:
         """201 and the reservation; 200 for the same request again while it lives."""
@@ -169,6 +185,40 @@ class OnReservation:
         reservation = decision.reservation(command.reservation_id)
         self._act(reservation, command, origin, decision.now)
         return 200, _reservation(decision.refresh(reservation), decision)
+
+
+# Orders ----------------------------------------------------------------------------------------------
+
+
+class OnOrder:
+    """A command on every reservation of an order, all or nothing."""
+
+    def __init__(self, operation: str, plan: orders.Plan) -> None:
+        self.operation = operation
+        self._plan = plan
+
+    def footprint(self, command: OrderCommand, memory: Memory) -> Footprint:
+        """The items of its reservations, once those are known."""
+        order_id = command.order_id
+        streams: list[str] = []
+        certain = True
+        for reservation_id in memory.orders.get(order_id) or ():
+            known = memory.reservations.get(reservation_id)
+            if known is None:
+                return Footprint(order_id=order_id, certain=False, complete=False)
+            streams += known.streams
+            items = [memory.item(stream) for stream in known.streams]
+            certain = certain and all(item is not None and reservation_id in item.holds for item in items)
+        if not streams:
+            return Footprint(order_id=order_id, certain=False, complete=False)
+        return Footprint(tuple(streams), order_id=order_id, certain=certain)
+
+    def decide(self, command: OrderCommand, digest: str, decision: Decision, origin: Origin) -> Result:
+        """200 and the ids of the order's reservations, also for a repeat that had nothing left to do."""
+        del digest
+        found = decision.reservations_of(command.order_id)
+        orders.perform(self._plan(found, command, decision.now), origin, new_id)
+        return 200, OrderDocument(command.order_id, [each.reservation_id for each in found])
 
 
 def _reservation(reservation: Reservation, decision: Decision) -> ReservationDocument:
@@ -387,6 +437,11 @@ HANDLERS: dict[type[Command], Handler[Any]] = {
     ShipReservation: OnReservation("reservation.ship", reservations.ship),
     CancelReservation: OnReservation("reservation.cancel", reservations.cancel),
     ReturnReservation: OnReservation("reservation.return", reservations.take_back),
+    CommitOrder: OnOrder("order.commit", orders.commit),
+    ReleaseOrder: OnOrder("order.release", orders.release),
+    CancelOrder: OnOrder("order.cancel", orders.cancel),
+    ShipOrder: OnOrder("order.ship", orders.ship),
+    ReturnOrder: OnOrder("order.return", orders.take_back),
     Restock: RestockHandler(),
     Adjust: OnStock("stock.adjust", _adjust),
     CountStock: OnStock("stock.count", _count),

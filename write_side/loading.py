@@ -59,6 +59,8 @@ class Loader:
                 needs.cached[stream] = self._memory.version(stream)
         if footprint.reservation_id is not None and (locked or not footprint.complete):
             needs.reservations.add(footprint.reservation_id)
+        if footprint.order_id is not None and (locked or not footprint.complete):
+            needs.orders.add(footprint.order_id)
         needs.skus.update(footprint.skus)
         if locked and not work.internal:
             needs.keys.add((work.submission.scope, work.submission.key))
@@ -76,6 +78,8 @@ class Loader:
         needs = self._needs_of(missing.streams, decision)
         if missing.reservation_id is not None:
             needs.reservations.add(missing.reservation_id)
+        if missing.order_id is not None:
+            needs.orders.add(missing.order_id)
         needs.skus.update(work.footprint.skus)
         await self._load_more(needs, decision)
         work.footprint = work.handler.footprint(work.submission.command, self._memory)

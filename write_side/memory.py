@@ -79,6 +79,8 @@ class Memory:
         self._snapshot_versions: dict[str, int] = {}
         self._decode_state = msgspec.json.Decoder(StockItemState).decode
         self.reservations: Lru[str, KnownReservation] = Lru(reservations_limit)
+        self.orders: Lru[str, tuple[str, ...]] = Lru(reservations_limit)
+        """Reservations by order, oldest first, as far as this process has seen: a guess, which the log checks."""
         self.places: Lru[str, tuple[str, ...]] = Lru(items_limit)
         """Warehouses by SKU, as last seen: a hint at what to load, never an answer."""
         self.warehouses: dict[str, Warehouse] = {}
@@ -118,9 +120,19 @@ class Memory:
         for reservation_id, header in loaded.headers.items():
             streams = tuple(f"stock:{hold.sku}@{hold.warehouse}" for hold in loaded.holds[reservation_id])
             self.reservations.put(reservation_id, KnownReservation(header, streams))
+        for order_id, reservation_ids in loaded.orders.items():
+            if reservation_ids and (locked or order_id not in self.orders):
+                self.orders.put(order_id, tuple(reservation_ids))
         if not loaded.warehouses:
             return []
         return self._note_warehouses(loaded)
+
+    def reservation_made(self, header: ReservationHeader, streams: tuple[str, ...]) -> None:
+        """A reservation of this process is in the log."""
+        self.reservations.put(header.reservation_id, KnownReservation(header, streams))
+        known = self.orders.get(header.order_id) or ()
+        if header.reservation_id not in known:  # a look at the log beside the commit may have found it
+            self.orders.put(header.order_id, (*known, header.reservation_id))
 
     def _note_warehouses(self, loaded: Loaded) -> list[str]:
         missing = []
@@ -200,7 +212,7 @@ class Memory:
 
     def clear(self) -> None:
         """Forget everything; between batches only."""
-        for entries in (self._items, self.reservations, self.places):
+        for entries in (self._items, self.reservations, self.orders, self.places):
             entries.clear()
         self._snapshot_versions.clear()
         self.unreadable.clear()
@@ -212,5 +224,6 @@ class Memory:
         for stream in self._items.trim():
             self._snapshot_versions.pop(stream, None)
         self.reservations.trim()
+        self.orders.trim()
         self.places.trim()
         self.unreadable.clear()

@@ -20,12 +20,14 @@ _encode = msgspec.json.Encoder(order="deterministic", decimal_format="string").e
 class Answer(NamedTuple):
     """The outcome of a command: HTTP status, JSON body (a document, or a problem from 400 on).
 
-    ``replayed`` says that it was recorded under the command's idempotency key before.
+    ``replayed`` says that it was recorded under the command's idempotency key before. ``premature``: refused, and
+    nothing was recorded; what is missing may still come (:class:`domain.errors.DomainError`).
     """
 
     status: int
     body: bytes
     replayed: bool = False
+    premature: bool = False
 
 
 @dataclass(slots=True, eq=False)
@@ -45,6 +47,9 @@ class Submission:
     correlation_id: str | None = None
     """None: the command's own id."""
     causation_id: str | None = None
+    refusal_stands: bool = True
+    """Whether a refusal is recorded under the key, and is the answer for ever. False: the same key may be tried again,
+    and is never refused on memory alone."""
 
 
 class Overloaded(Exception):

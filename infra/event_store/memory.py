@@ -24,6 +24,7 @@ from infra.event_store.port import (
     StoredRow,
     WarehouseRow,
     Writes,
+    by_age,
 )
 
 
@@ -96,6 +97,9 @@ class MemoryEventStore:
             for stream, version in writes.read.items():
                 if self._version(stream) != version:
                     raise Conflict(f"{stream} has grown", stale=True)
+            for order_id, known in writes.orders.items():
+                if len(self._reservations_of(order_id)) != known:
+                    raise Conflict(f"order {order_id} has other reservations", stale=False)
             self._write(writes)
             return self._log.clock()
 
@@ -115,6 +119,10 @@ class MemoryEventStore:
         rows = self._log.streams.get(stream)
         return rows[-1].version if rows else 0
 
+    def _reservations_of(self, order_id: str) -> list[str]:
+        headers = sorted((header for header in self._log.headers.values() if header.order_id == order_id), key=by_age)
+        return [header.reservation_id for header in headers]
+
     def _changed_after(self, known: int) -> list[WarehouseRow]:
         rows = (row for row in self._log.warehouses.values() if row.changed > known)
         return sorted(rows, key=lambda row: row.changed)
@@ -132,7 +140,10 @@ class MemoryEventStore:
                 loaded.rows.append(StoredRow(stream, snapshot.version, "", snapshot.state))
             loaded.rows += log.streams.get(stream, [])[snapshot.version if snapshot else 0 :]
         loaded.outcomes = {key: log.outcomes[key] for key in needs.keys if key in log.outcomes}
-        for reservation_id in needs.reservations & log.headers.keys():
+        for order_id in needs.orders:
+            loaded.orders[order_id] = self._reservations_of(order_id)
+        named = needs.reservations.union(*loaded.orders.values())
+        for reservation_id in named & log.headers.keys():
             loaded.headers[reservation_id] = log.headers[reservation_id]
             loaded.holds[reservation_id] = sorted(log.holds[reservation_id].values(), key=lambda hold: hold.part)
         loaded.places = {sku: list(log.places.get(sku, [])) for sku in needs.skus}

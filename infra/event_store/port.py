@@ -91,6 +91,11 @@ class SnapshotRow(NamedTuple):
     state: bytes
 
 
+def by_age(header: ReservationHeader) -> tuple[datetime, str]:
+    """The order in which an order's reservations come: oldest first."""
+    return header.created_at, header.reservation_id
+
+
 @dataclass(slots=True)
 class Needs:
     """What a batch may read. ``streams``: version already in memory by stream (0: nothing)."""
@@ -100,9 +105,10 @@ class Needs:
     keys: set[tuple[str, str]] = field(default_factory=set)
     reservations: set[str] = field(default_factory=set)
     skus: set[str] = field(default_factory=set)
+    orders: set[str] = field(default_factory=set)
 
     def __bool__(self) -> bool:
-        return bool(self.cached or self.cold or self.keys or self.reservations or self.skus)
+        return bool(self.cached or self.cold or self.keys or self.reservations or self.skus or self.orders)
 
 
 @dataclass(slots=True)
@@ -119,12 +125,18 @@ class Loaded:
     holds: dict[str, list[Hold]] = field(default_factory=dict)
     places: dict[str, list[str]] = field(default_factory=dict)
     """Warehouses by SKU, for every SKU asked for."""
+    orders: dict[str, list[str]] = field(default_factory=dict)
+    """Reservation ids by order, oldest first, for every order asked for; ``headers`` and ``holds`` have them all."""
     warehouses: list[WarehouseRow] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class Writes:
-    """What a batch appends, all or nothing. ``read``: streams that were read and not written, at these versions."""
+    """What a batch appends, all or nothing. ``read``: streams that were read and not written, at these versions.
+
+    ``orders``: how many reservations each order that was decided about had before this batch, as far as memory knew.
+    :meth:`EventStore.append_unseen` conflicts where either is otherwise.
+    """
 
     now: datetime
     events: list[StoredRow] = field(default_factory=list)
@@ -135,6 +147,7 @@ class Writes:
     warehouses: list[tuple[str, int]] = field(default_factory=list)
     refusals: list[Refusal] = field(default_factory=list)
     read: dict[str, int] = field(default_factory=dict)
+    orders: dict[str, int] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         return bool(self.events or self.outcomes or self.refusals)

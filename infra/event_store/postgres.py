@@ -33,6 +33,7 @@ from infra.event_store.port import (
     StoreUnavailable,
     WarehouseRow,
     Writes,
+    by_age,
 )
 from infra.postgres import Call, ConnectionLost, PipelineConnection, Statement, StatementFailed
 
@@ -150,7 +151,11 @@ class PostgresEventStore:
                 wire.interval(STALE_AFTER),
             ),
         )
-        sent = self._run(self._writer, [self._lock_call, check, *_write_calls(writes), Call(sql.CLOCK)])
+        checks = [check]
+        if writes.orders:
+            counts = (wire.text_array(list(writes.orders)), wire.int8_array(writes.orders.values()))
+            checks.append(Call(sql.ASSERT_ORDERS, counts))
+        sent = self._run(self._writer, [self._lock_call, *checks, *_write_calls(writes), Call(sql.CLOCK)])
         return _clock(sent, from_end=1)
 
     async def abandon(self) -> None:
@@ -225,6 +230,9 @@ def _load_calls(needs: Needs, warehouses_after: int) -> list[Call]:
     if needs.reservations:
         reservation_ids = wire.text_array(list(needs.reservations))
         calls += [Call(sql.HEADERS, (reservation_ids,)), Call(sql.HOLDS, (reservation_ids,))]
+    if needs.orders:
+        orders = (wire.text_array(list(needs.orders)),)
+        calls += [Call(sql.HEADERS_OF_ORDERS, orders), Call(sql.HOLDS_OF_ORDERS, orders)]
     if needs.skus:
         calls.append(Call(sql.PLACES, (wire.text_array(list(needs.skus)),)))
     return calls
@@ -240,7 +248,16 @@ async def _loading(sent: Awaitable[list[PGresult]], calls: Sequence[Call], needs
             take(loaded, result)
     for holds in loaded.holds.values():
         holds.sort(key=_part)
+    if needs.orders:
+        _sort_by_orders(loaded, needs)
     return loaded
+
+
+def _sort_by_orders(loaded: Loaded, needs: Needs) -> None:
+    loaded.orders = {order_id: [] for order_id in needs.orders}
+    for header in sorted(loaded.headers.values(), key=by_age):
+        if header.order_id in loaded.orders:
+            loaded.orders[header.order_id].append(header.reservation_id)
 
 
 def _part(hold: Hold) -> int:
@@ -285,6 +302,13 @@ def _take_holds(loaded: Loaded, result: PGresult) -> None:
         loaded.holds.setdefault(hold.reservation_id, []).append(hold)
 
 
+def _take_holds_of_orders(loaded: Loaded, result: PGresult) -> None:
+    """A reservation that was asked for by its own id too must not have its holds twice."""
+    of_orders = Loaded(loaded.now)
+    _take_holds(of_orders, result)
+    loaded.holds |= of_orders.holds
+
+
 def _take_places(loaded: Loaded, result: PGresult) -> None:
     for i in range(result.ntuples):
         loaded.places[wire.read_text(result.get_value(i, 0))].append(wire.read_text(result.get_value(i, 1)))
@@ -304,6 +328,8 @@ _TAKE = {
     sql.OUTCOMES: _take_outcomes,
     sql.HEADERS: _take_headers,
     sql.HOLDS: _take_holds,
+    sql.HEADERS_OF_ORDERS: _take_headers,
+    sql.HOLDS_OF_ORDERS: _take_holds_of_orders,
     sql.PLACES: _take_places,
     sql.CHANGED_WAREHOUSES: _take_warehouses,
 }
@@ -382,7 +408,7 @@ async def _answered(sent: Awaitable[list[PGresult]]) -> list[PGresult]:
         raise _in_port_terms(error) from error
 
 
-UNIQUE_VIOLATION, LOCK_NOT_AVAILABLE, STALE, LATE = "23505", "55P03", "SH409", "SH408"
+UNIQUE_VIOLATION, LOCK_NOT_AVAILABLE, STALE, LATE, ORDER_GREW = "23505", "55P03", "SH409", "SH408", "SH410"
 _ROLLBACK = "40"
 """SQLSTATE class of a transaction that the server gave up for another's sake, as in a deadlock."""
 _SERVER_TROUBLE = {"08", "53", "57", "58", "25"}
@@ -393,7 +419,7 @@ def _in_port_terms(error: StatementFailed) -> StoreError:
     state, detail = error.sqlstate, str(error)
     if state == UNIQUE_VIOLATION:
         return Conflict(detail, stale=error.constraint == "stored_events_pkey")
-    if state in {STALE, LATE} or state.startswith(_ROLLBACK):
+    if state in {STALE, LATE, ORDER_GREW} or state.startswith(_ROLLBACK):
         return Conflict(detail, stale=state == STALE)
     if state == LOCK_NOT_AVAILABLE:
         return LockTimeout(detail)

@@ -61,6 +61,20 @@ OUTCOMES = Statement(
 )
 HEADERS = Statement(b"headers", b"SELECT state FROM reservations WHERE reservation_id = ANY($1)", (TEXT_ARRAY,))
 HOLDS = Statement(b"holds", b"SELECT state FROM holds WHERE reservation_id = ANY($1)", (TEXT_ARRAY,))
+# Order by order, for the planner's sake as above.
+HEADERS_OF_ORDERS = Statement(
+    b"headers_of_orders",
+    b"""SELECT r.state FROM unnest($1) AS k (order_id)
+        CROSS JOIN LATERAL (SELECT * FROM reservations WHERE order_id = k.order_id OFFSET 0) AS r""",
+    (TEXT_ARRAY,),
+)
+HOLDS_OF_ORDERS = Statement(
+    b"holds_of_orders",
+    b"""SELECT h.state FROM unnest($1) AS k (order_id)
+        CROSS JOIN LATERAL (SELECT * FROM reservations WHERE order_id = k.order_id OFFSET 0) AS r
+        CROSS JOIN LATERAL (SELECT * FROM holds WHERE reservation_id = r.reservation_id OFFSET 0) AS h""",
+    (TEXT_ARRAY,),
+)
 PLACES = Statement(b"places", b"SELECT sku, warehouse FROM items WHERE sku = ANY($1)", (TEXT_ARRAY,))
 CHANGED_WAREHOUSES = Statement(
     b"changed_warehouses",
@@ -73,6 +87,8 @@ ASSERT_UNCHANGED = Statement(
     b"SELECT assert_unchanged($1, $2, $3, $4, $5)",
     (TEXT_ARRAY, INT8_ARRAY, INT8, TIMESTAMPTZ, INTERVAL),
 )
+
+ASSERT_ORDERS = Statement(b"assert_orders", b"SELECT assert_orders($1, $2)", (TEXT_ARRAY, INT8_ARRAY))
 
 APPEND_EVENTS = Statement(
     b"append_events",
@@ -154,13 +170,25 @@ PUT_SNAPSHOTS = Statement(
     (TEXT_ARRAY, INT8_ARRAY, INT8_ARRAY, BYTEA_ARRAY),
 )
 
-LOADING = (LATER_EVENTS, WHOLE_STREAMS, OUTCOMES, HEADERS, HOLDS, PLACES, CHANGED_WAREHOUSES, CLOCK)
+LOADING = (
+    LATER_EVENTS,
+    WHOLE_STREAMS,
+    OUTCOMES,
+    HEADERS,
+    HOLDS,
+    HEADERS_OF_ORDERS,
+    HOLDS_OF_ORDERS,
+    PLACES,
+    CHANGED_WAREHOUSES,
+    CLOCK,
+)
 WRITING = (
     BEGIN,
     COMMIT,
     ROLLBACK,
     LOCK,
     ASSERT_UNCHANGED,
+    ASSERT_ORDERS,
     APPEND_EVENTS,
     APPEND_OUTCOMES,
     APPEND_HEADERS,

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from domain.events import RequestedLine
 from domain.hold import Hold
@@ -175,6 +176,21 @@ class TestLoading:
         await append(store, events=rows(A, 1), holds=[hold("r1", active=0)])
         loaded = await store.read(Needs(reservations={"r1"}), 0)
         assert [h.active for h in loaded.holds["r1"]] == [0, 2]
+
+    async def test_the_reservations_of_an_order_are_found_oldest_first(self, store: EventStore) -> None:
+        old, new = header("r2"), replace(header("r1"), created_at=AT + timedelta(seconds=1))
+        await append(
+            store,
+            headers=[new, old, header("r3", "o-2"), header("r4", "o-3")],
+            holds=[hold("r1", "B", part=2), hold("r1"), hold("r2"), hold("r3"), hold("r4")],
+        )
+        for needs in (Needs(orders={"o-1", "o-2", "o-9"}), Needs(orders={"o-1", "o-2", "o-9"}, reservations={"r1"})):
+            for load in (store.read, store.lock_and_load, store.load_more):
+                loaded = await load(needs, 0)
+                assert loaded.orders == {"o-1": ["r2", "r1"], "o-2": ["r3"], "o-9": []}
+                assert loaded.headers.keys() == loaded.holds.keys() == {"r1", "r2", "r3"}
+                assert loaded.holds["r1"] == [hold("r1"), hold("r1", "B", part=2)]
+            await store.abandon()
 
     async def test_places_of_a_sku(self, store: EventStore) -> None:
         await append(store, events=rows(A, 1), items=[("A", "W1"), ("A", "W2"), ("B", "W1")])
@@ -347,6 +363,23 @@ class TestAppendingUnseen:
         assert raised.value.stale
         known = (await store.read(Needs(), 0)).warehouses[-1].changed
         await store.append_unseen(Writes(await self.now(store), events=rows(A, 1)), known)
+
+    async def test_so_must_the_reservations_of_orders(self, store: EventStore, other: EventStore) -> None:
+        await append(other, headers=[header("r1")], holds=[hold("r1")])
+        for orders in ({"o-1": 0}, {"o-1": 2}, {"o-1": 1, "o-2": 1}):
+            with pytest.raises(Conflict) as raised:
+                await store.append_unseen(Writes(await self.now(store), events=rows(A, 1), orders=orders), 0)
+            assert not raised.value.stale
+        assert await log_of(store, A) == []
+        # What the batch itself adds does not count.
+        made = Writes(
+            await self.now(store),
+            events=rows(A, 1),
+            headers=[header("r2")],
+            holds=[hold("r2")],
+            orders={"o-1": 1, "o-2": 0},
+        )
+        await store.append_unseen(made, 0)
 
     async def test_and_the_decision_must_not_be_old(self, store: EventStore) -> None:
         late = await self.now(store) - STALE_AFTER * 2

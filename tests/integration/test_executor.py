@@ -4,7 +4,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.executor_contract import batches, expiry, failures, idempotency, memory, neighbours, shortage
+from tests.executor_contract import batches, expiry, failures, idempotency, memory, neighbours, orders, shortage
 from tests.support_write_side import Cluster, PostgresDatabase
 
 
@@ -61,3 +61,9 @@ class TestSnapshots(memory.Snapshots): ...
 
 
 class TestShortage(shortage.Shortage): ...
+
+
+class TestOrders(orders.Orders): ...
+
+
+class TestPremature(orders.Premature): ...

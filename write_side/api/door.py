@@ -70,12 +70,12 @@ class Exchange:
 
     def answer(self, answer: Answer) -> None:
         """Sends the outcome of the command."""
-        status, body, replayed = answer
+        status, body = answer.status, answer.body
         headers = b"%bidempotency-key: %b\r\n" % (
             JSON_HEADERS if status < _FIRST_PROBLEM else PROBLEM_HEADERS,
             self._key.encode(),
         )
-        if replayed:
+        if answer.replayed:
             headers += REPLAYED
         if status == _TRY_AGAIN:
             headers += RETRY_AFTER
