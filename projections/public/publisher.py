@@ -66,14 +66,10 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class PublisherOptions:
-    """Every ``reconcile_s`` what was told is compared with the log as it was ``reconcile_lag_s`` ago.
-
-    A partition from which nothing came for ``idle_s`` has nothing more: what it still lacks was lost on its way.
-    """
+    """Every ``reconcile_s`` what was told is compared with the log as it was ``reconcile_lag_s`` ago."""
 
     reconcile_s: float = 1.0
     reconcile_lag_s: float = 2.0
-    idle_s: float = 5.0
 
 
 class Publisher:
@@ -109,10 +105,15 @@ class Publisher:
         self._tended_s = float("-inf")
         self._told: dict[str, int] = {}
         self._newest: datetime | None = None
-        self._seen: dict[int, tuple[float, int]] = {}
-        self._empty_s = float("-inf")
+        self._come = 0
         self._reconciled: dict[int, int] = {}
         self._owned: frozenset[int] = frozenset()
+        self.feed_is_behind = False
+        """While more messages wait than can be taken at once, nothing is lost yet, and nothing is reconciled."""
+        self.head = 0
+        """The end of the log when it was last looked at."""
+        self.from_log = 0
+        """Streams that the reconciliation has found behind so far: what Kafka should have brought and did not."""
 
     # What comes ----------------------------------------------------------------------------------------
 
@@ -120,22 +121,17 @@ class Publisher:
         """From now on these partitions are this process's."""
         stored = await self._store.reconciled(self._partitions)
         self._reconciled = {partition: stored.get(partition, 0) for partition in partitions}
-        self._seen = {partition: (self._clock(), 0) for partition in partitions}
         self._owned = partitions
 
-    async def deliver(self, messages: Sequence[tuple[int, bytes | None]]) -> None:
-        """Publish what these messages of the internal topic say: (partition, value) each. None: nothing waits there.
+    async def deliver(self, messages: Iterable[bytes | None]) -> None:
+        """Publish what these messages of the internal topic say; once this returns they may be acknowledged.
 
-        Once this returns they may be acknowledged. Raises OtherLog.
+        Raises OtherLog.
         """
-        now_s = self._clock()
-        if not messages:
-            self._empty_s = now_s
-            return
         rows: list[LogRow] = []
         lacking: dict[str, int] = {}
-        for partition, value in messages:
-            for row in self._rows_of(partition, value, now_s):
+        for message in messages:
+            for row in self._rows_of(message):
                 if row.state is None:  # too large for a message: the log has it
                     lacking[row.stream] = max(row.version, lacking.get(row.stream, 0))
                 else:
@@ -144,10 +140,10 @@ class Publisher:
         for stream, version in lacking.items():
             await self.heal(stream, upto=version)
 
-    def _rows_of(self, partition: int, value: bytes | None, now_s: float) -> list[MessageRow]:
+    def _rows_of(self, message: bytes | None) -> list[MessageRow]:
         """The rows of stock items in a message; none in one that says nothing to us."""
         try:
-            batch = decode_batch(value)
+            batch = decode_batch(message)
         except UnreadableMessage as error:
             # Nothing is lost: what it should have said is in the log, and the reconciliation finds it.
             logger.warning("a message of the internal topic says nothing", extra={"error": str(error)})
@@ -157,7 +153,7 @@ class Publisher:
             raise OtherLog("the log has been restored since this began to publish")
         if batch.epoch < self._epoch:
             return []
-        self._seen[partition] = (now_s, max(batch.last, self._seen.get(partition, (0.0, 0))[1]))
+        self._come = max(self._come, batch.last)
         return [row for row in batch.rows if row.stream.startswith(STOCK_PREFIX) and _is_plausible(row)]
 
     async def apply(self, rows: Iterable[LogRow]) -> None:
@@ -205,14 +201,19 @@ class Publisher:
             if partition_of(stream, self._partitions) in self._owned:
                 await self.heal(stream, retry=True)
         metrics.STALE.set(await self._store.parked_count())
-        head = await self._log.head()
-        self._tell_lag(head)
-        self._heads.append((now_s, head))
+        self.head = await self._log.head()
+        self._tell_lag()
+        self._heads.append((now_s, self.head))
         settled = 0
         while self._heads and self._heads[0][0] <= now_s - self._options.reconcile_lag_s:
             settled = self._heads.popleft()[1]
-        if await self.reconcile(self._come_to(settled)):
+        if not self.feed_is_behind and await self.reconcile(settled):
             self._tended_s = float("-inf")
+
+    @property
+    def position(self) -> int:
+        """Up to where the log has been published, as far as this process can tell."""
+        return max([self._come, *self._reconciled.values()])
 
     async def publish_refusals(self) -> bool:
         """Publish what was refused since the last time, if that is this process's to do; true if there may be more.
@@ -255,28 +256,17 @@ class Publisher:
                 if marks.versions.get(stream, 0) < version and stream not in marks.parked:
                     logger.warning("a stream was behind its log", extra={"stream": stream, "version": version})
                     metrics.HEALED.inc()
+                    self.from_log += 1
                     await self.heal(stream)
         self._reconciled = {partition: max(upto, at) for partition, at in self._reconciled.items()}
         await self._store.move_reconciled(self._partitions, self._owned, upto)
         return upto < settled
 
-    def _come_to(self, head: int) -> int:
-        """The position up to which everything must have come: what is still on its way is not lost."""
-        return min([head, *(at for seen_s, at in self._seen.values() if not self._is_idle(seen_s))])
-
-    def _is_idle(self, seen_s: float) -> bool:
-        return self._empty_s - seen_s >= self._options.idle_s
-
-    def _tell_lag(self, head: int) -> None:
-        newest_seen_s = max(seen_s for seen_s, _ in self._seen.values())
-        if self._empty_s > newest_seen_s:  # nothing waits here: what is missing has not been delivered
-            come = max([*self._reconciled.values(), *(at for _, at in self._seen.values())])
-        else:
-            come = self._come_to(head)
-        behind = max(0, head - come)
+    def _tell_lag(self) -> None:
+        behind = max(0, self.head - self.position)
         metrics.LAG_EVENTS.set(behind)
-        waits = behind > 0 and self._newest is not None
-        metrics.LAG_SECONDS.set((datetime.now(UTC) - self._newest).total_seconds() if waits and self._newest else 0)
+        newest = self._newest if behind else None
+        metrics.LAG_SECONDS.set((datetime.now(UTC) - newest).total_seconds() if newest is not None else 0)
 
     # One batch ---------------------------------------------------------------------------------------------
 

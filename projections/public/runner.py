@@ -1,0 +1,202 @@
+"""The process that keeps the public topics up to date, whatever happens to brokers and servers.
+
+A Faust app of its own, one consumer group for all publishers of an installation: the partitions of the internal topic are
+shared out among them, and a message of it is acknowledged once all that it says has been told and noted.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, field
+from typing import Final
+
+import psycopg
+from aiokafka.errors import KafkaError
+
+from infra.event_store.append_lock import REFUSALS_CHANNEL
+from infra.event_store.log_reader import LogReader
+from infra.health import Health
+from infra.kafka.admin import TopicMismatch, TopicRefused, ensure_topics
+from infra.kafka.clients import BrokerAway, producer, quiet_kafka_loggers
+from infra.kafka.topics import Topics
+from infra.notices import Bell
+from infra.postgres import ConnectionLost, StatementFailed
+from projections.faust_runtime import Inlet, InletFailed
+from projections.lane import Backoff, ring_at_stop
+from projections.public.cloud_events import Envelopes
+from projections.public.publisher import OtherLog, Publisher, PublisherOptions
+from projections.public.refusals import RefusalReader
+from projections.public.sink import KafkaSink
+from projections.public.store import PublicStore
+
+logger = logging.getLogger(__name__)
+
+GROUP: Final = "stockhold.public.v1"
+"""The consumer group, after the installation's prefix."""
+MESSAGES_AT_ONCE: Final = 8
+"""Messages of the internal topic that are published together: up to thousands of events, each several messages."""
+POLL_S: Final = 0.2
+PAUSE_S_MAX: Final = 5.0
+_BELL_S: Final = 60.0
+AWAY: Final = (ConnectionLost, StatementFailed, psycopg.Error, OSError, KafkaError, BrokerAway, InletFailed)
+"""What ends a term and may pass."""
+_KAFKA, _LOG, _PROGRESS = "kafka", "log", "publishing"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublisherSettings:
+    """Where everything is. ``source``: what the messages' sources begin with. ``stall_s``: see :class:`_Silence`."""
+
+    event_store_url: str
+    read_model_url: str
+    kafka_servers: str
+    topics: Topics
+    replication: int
+    client_id: str
+    source: str
+    connect_timeout_s: float = 5.0
+    stall_s: float = 30.0
+    options: PublisherOptions = field(default_factory=PublisherOptions)
+
+
+async def run_publisher(
+    settings: PublisherSettings,
+    stop: asyncio.Event,
+    on_ready: Callable[[], None] = lambda: None,
+    health: Health | None = None,
+) -> None:
+    """Publish until ``stop``; then finish the batch at hand and leave the group.
+
+    ``on_ready`` is called once the brokers, the log and the states are there and partitions have been shared out, and
+    again at each new beginning; also when nothing more will come of waiting, with the reason in the log and in ``health``.
+    """
+    health = health or Health()
+    backoff = Backoff(most_s=PAUSE_S_MAX)
+    async with Bell(settings.event_store_url, [REFUSALS_CHANNEL]) as bell:
+        while not stop.is_set():
+            term = _Term(settings, stop, on_ready, health, bell, backoff)
+            try:
+                await term.run()
+            except (*AWAY, TopicMismatch, TopicRefused, OtherLog) as error:
+                logger.warning("publishing is interrupted", extra={"error": str(error)})
+                health.say(_PROGRESS, str(error))
+                if isinstance(error, TopicMismatch | TopicRefused | OtherLog):
+                    on_ready()  # it needs somebody's hand, and the rest of the stack must run meanwhile
+                await backoff.pause(stop)
+
+
+class _Silence:
+    """Notices that Kafka brings nothing, although the log, which is read in its place, moves on."""
+
+    def __init__(self, most_s: float) -> None:
+        self._most_s = most_s
+        self._from_log = 0
+        self._since_s: float | None = None
+
+    def heard(self, messages: int, from_log: int) -> None:
+        """``messages`` came, ``from_log`` streams were healed in all. Raises InletFailed: another inlet may do better."""
+        if messages:
+            self._since_s = None
+        elif from_log > self._from_log:
+            now_s = time.monotonic()
+            self._since_s = self._since_s or now_s
+            if now_s - self._since_s > self._most_s:
+                raise InletFailed("the log moves on and nothing of it has come")
+        self._from_log = from_log
+
+
+class _Term:
+    """From connecting to losing a connection."""
+
+    def __init__(
+        self,
+        settings: PublisherSettings,
+        stop: asyncio.Event,
+        on_ready: Callable[[], None],
+        health: Health,
+        bell: Bell,
+        backoff: Backoff,
+    ) -> None:
+        self._settings = settings
+        self._stop = stop
+        self._on_ready = on_ready
+        self._health = health
+        self._bell = bell
+        self._backoff = backoff
+
+    async def run(self) -> None:
+        """Until it is time to stop. Raises one of AWAY, TopicMismatch, TopicRefused, OtherLog."""
+        settings = self._settings
+        topics = settings.topics
+        async with AsyncExitStack() as held:
+            publisher = await self._publisher(held)
+            inlet = Inlet(settings.kafka_servers, topics.stock_events, topics.named(GROUP), settings.client_id)
+            await held.enter_async_context(inlet)
+            quiet_kafka_loggers()  # those that Faust has only now made
+            for ringing in (ring_at_stop(self._stop, inlet.ring), self._ring_at_refusals(inlet)):
+                held.callback(asyncio.create_task(ringing).cancel)
+            await self._publish(publisher, inlet)
+
+    async def _publisher(self, held: AsyncExitStack) -> Publisher:
+        settings, timeout_s = self._settings, self._settings.connect_timeout_s
+        log = await LogReader.connect(settings.event_store_url, timeout_s=timeout_s)
+        held.push_async_callback(log.close)
+        refusals = await RefusalReader.connect(settings.event_store_url, timeout_s=timeout_s)
+        held.push_async_callback(refusals.close)
+        store = await PublicStore.connect(settings.read_model_url, timeout_s=timeout_s)
+        held.push_async_callback(store.close)
+        epoch = await log.epoch()
+        if (await store.progress(epoch)).log_epoch != epoch:
+            raise OtherLog(
+                "the log has been restored since it was last published: say from where on (docs/operations.md)"
+            )
+        await ensure_topics(settings.kafka_servers, settings.topics.specs(), settings.replication)
+        sender = producer(settings.kafka_servers, settings.client_id)
+        held.push_async_callback(sender.stop)
+        await sender.start()
+        return Publisher(
+            log,
+            refusals,
+            store,
+            KafkaSink(sender, settings.topics),
+            Envelopes(settings.source, epoch),
+            epoch=epoch,
+            partitions=settings.topics.partitions,
+            options=settings.options,
+        )
+
+    async def _publish(self, publisher: Publisher, inlet: Inlet) -> None:
+        silence = _Silence(self._settings.stall_s)
+        assignments = 0
+        while not self._stop.is_set():
+            if assignments != inlet.assignments:
+                assignments = inlet.assignments
+                await publisher.own(inlet.assigned)
+                self._on_ready()
+            taken = await inlet.take(MESSAGES_AT_ONCE, POLL_S)
+            if assignments != inlet.assignments:
+                continue  # it comes again, here or elsewhere
+            await publisher.deliver([delivery.value for delivery in taken])
+            for delivery in taken:
+                delivery.ack()
+            while await publisher.publish_refusals():
+                pass
+            publisher.feed_is_behind = await inlet.behind() > MESSAGES_AT_ONCE
+            await publisher.tend()
+            silence.heard(len(taken), publisher.from_log)
+            self._tell_health(publisher, inlet)
+
+    def _tell_health(self, publisher: Publisher, inlet: Inlet) -> None:
+        self._backoff.worked()
+        self._health.say(_PROGRESS, None)
+        if inlet.assigned:
+            self._health.at(_LOG, publisher.position, publisher.head)
+        else:
+            self._health.rest(_LOG)  # more publishers than partitions: standing by is a state to be in
+
+    async def _ring_at_refusals(self, inlet: Inlet) -> None:
+        while True:
+            if await self._bell.wait(_BELL_S):
+                inlet.ring()
