@@ -97,14 +97,20 @@ class Alive(msgspec.Struct):
 
 
 class Ready(msgspec.Struct):
-    """What was looked at, and what was seen: ``ok``, or why not."""
+    """What was looked at, and what was seen: ``ok``, why not, or what should be known though it is no hindrance."""
 
     status: Literal["ready"]
     checks: dict[str, str]
 
 
+class Remark(str):
+    """What a check says of something that should be known, and does not keep the process from its work."""
+
+    __slots__ = ()
+
+
 Checks = Callable[[], Awaitable[Mapping[str, str | None]]]
-"""Looks at what the process needs: a name for each, and None or what is wrong with it."""
+"""Looks at what the process needs: a name for each, and None or what is wrong with it (a Remark: only to be known)."""
 
 
 def add_probes(app: FastAPI, schemas: Schemas, checks: Checks, registries: Sequence[CollectorRegistry]) -> None:
@@ -115,9 +121,11 @@ def add_probes(app: FastAPI, schemas: Schemas, checks: Checks, registries: Seque
 
     async def readyz(_: Request) -> Response:
         found = await checks()
-        if wrong := [f"{name}: {why}" for name, why in found.items() if why is not None]:
-            raise HttpProblem("unavailable", "; ".join(wrong), checks={n: why or "ok" for n, why in found.items()})
-        return json_response(msgspec.json.encode(Ready("ready", dict.fromkeys(found, "ok"))))
+        shown = {name: str(why or "ok") for name, why in found.items()}
+        wrong = [f"{name}: {why}" for name, why in found.items() if why is not None and not isinstance(why, Remark)]
+        if wrong:
+            raise HttpProblem("unavailable", "; ".join(wrong), checks=shown)
+        return json_response(msgspec.json.encode(Ready("ready", shown)))
 
     async def metrics(_: Request) -> Response:
         text = b"".join(generate_latest(registry) for registry in registries)

@@ -10,12 +10,13 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY, CollectorRegistry
 
 from infra.event_store.mapper import EventMapper
-from infra.http_app import HttpProblem, add_probes, create_app
+from infra.http_app import HttpProblem, Remark, add_probes, create_app
 from infra.http_fast_lane import FastRoute
 from infra.openapi import Schemas
 from infra.postgres import ConnectionLost, StatementFailed
 from infra.redis_pipeline import RedisPipeline
 from infra.settings import Settings
+from projections import versions
 from read_api.as_of import Log, Replay
 from read_api.availability import AvailabilityDesk
 from read_api.clock import ReadClock
@@ -122,9 +123,16 @@ def _readers(settings: Settings, current: Current, clock: ReadClock, redis: Redi
     )
 
 
-_POSITION: Final = "SELECT max(c.pg_position) FROM {views}.cursors c"
+_POSITION: Final = "SELECT min(c.pg_position), max(c.pg_revision) FROM {views}.cursors c"
 STUCK_S: Final = 5.0
-"""How long the views may stand at one position while the log is ahead of them."""
+"""How long the views may stand still while the log is ahead of them."""
+
+
+class _Standing(NamedTuple):
+    """How far the views are; ``revision`` changes with every transaction on them."""
+
+    position: int
+    revision: int
 
 
 class Probes:
@@ -133,27 +141,29 @@ class Probes:
     def __init__(self, current: Current, log: Log) -> None:
         self.current = current
         self._log = log
-        self._behind_since: tuple[int, float] | None = None
+        self._behind_since: tuple[_Standing, float] | None = None
 
     async def check(self) -> Mapping[str, str | None]:
         """By name: None, or what is wrong. Redis away is nothing wrong: Postgres answers in its place."""
-        position = await self._position()
+        standing = await self._standing()
         head = await self._head()  # afterwards, so that views are never ahead of it, unless the log was restored
         progress = None
-        if isinstance(position, int) and isinstance(head, int):
-            progress = self._progress(position, head, asyncio.get_running_loop().time())
+        if isinstance(standing, _Standing) and isinstance(head, int):
+            progress = self._progress(standing, head, asyncio.get_running_loop().time())
+        remark = self._fold()
         return {
-            "read_model": position if isinstance(position, str) else None,
+            "read_model": standing if isinstance(standing, str) else None,
             "event_store": head if isinstance(head, str) else None,
             "projection": progress,
+            **({} if remark is None else {"fold": remark}),
         }
 
-    async def _position(self) -> int | str:
+    async def _standing(self) -> _Standing | str:
         try:
             rows = await self.current.rows(_POSITION)
         except HttpProblem as problem:
             return problem.detail
-        return int(rows[0][0] or 0)
+        return _Standing(*(int(value or 0) for value in rows[0]))
 
     async def _head(self) -> int | str:
         try:
@@ -161,13 +171,28 @@ class Probes:
         except (ConnectionLost, StatementFailed):
             return "the event store is away"
 
-    def _progress(self, position: int, head: int, now_s: float) -> str | None:
+    def _progress(self, standing: _Standing, head: int, now_s: float) -> str | None:
+        position = standing.position
         if position > head:
             return f"the views stand at {position} and the log, which must have been restored, at {head}: rebuild them"
         if position == head:
             self._behind_since = None
-        elif self._behind_since is None or self._behind_since[0] != position:
-            self._behind_since = (position, now_s)
+        elif self._behind_since is None or self._behind_since[0] != standing:
+            self._behind_since = (standing, now_s)
         elif now_s - self._behind_since[1] > STUCK_S:
-            return f"the views stand at {position} while the log is at {head}"
+            return f"the views stand at {position} while the log is at {head}{self._why()}"
         return None
+
+    def _fold(self) -> Remark | None:
+        """Views of another release's fold are as right as ever, as long as a runner of that release keeps them."""
+        views = self.current.views_or_none
+        if views is None or views.fold_version == versions.FOLD_VERSION:
+            return None
+        return Remark(
+            f"the views were built by fold {views.fold_version} and this release has {versions.FOLD_VERSION}: no runner"
+            " of this release keeps them; run `stockhold rebuild`"
+        )
+
+    def _why(self) -> str:
+        remark = self._fold()
+        return "" if remark is None else f" ({remark})"

@@ -13,6 +13,7 @@ from domain.values import WarehouseStatus
 from infra.documents import WarehouseDocument, encode
 from infra.http_app import HttpProblem
 from infra.notices import Bell
+from projections import versions
 from projections.redis_layout import RedisKeys, microseconds
 from projections.tables import WAREHOUSE_SELECT, warehouse_from
 from read_api.clock import ReadClock
@@ -23,20 +24,28 @@ logger = logging.getLogger(__name__)
 CHANNEL: Final = "stockhold_views"
 _NO_VIEWS = "the views have not been built yet"
 
+_OF_ANOTHER_SHAPE: Final = "the views have another shape than this release reads: run `stockhold rebuild`"
+
+# The generation that the pointer names, if this code can read it. While one release takes over from another, each reads
+# what was last meant for readers of its own shape.
 _POINTER: Final = """
-SELECT clock_timestamp(), p.generation, g.schema_name, g.redis_prefix, g.partitions
-FROM {views}.pointer p JOIN {views}.generations g USING (generation)
+SELECT clock_timestamp(), g.generation, g.schema_name, g.redis_prefix, g.partitions, g.fold_version, g.shape_version
+FROM {views}.generations g LEFT JOIN {views}.pointer p USING (generation)
+WHERE p.generation IS NOT NULL OR (g.state = 'live' AND g.pointed_at IS NOT NULL)
+ORDER BY g.shape_version <> %(shape)s, p.generation IS NULL, g.pointed_at DESC
+LIMIT 1
 """
 _WAREHOUSES: Final = f"SELECT {WAREHOUSE_SELECT} FROM {{views}}.warehouses w"  # noqa: S608  # constants alone
 
 
 class Views:
-    """The generation that the pointer names."""
+    """The generation that the pointer names. ``fold_version``: see :mod:`projections.versions`."""
 
-    __slots__ = ("_key_end", "_key_start", "_key_width", "generation", "keys", "partitions", "schema")
+    __slots__ = ("_key_end", "_key_start", "_key_width", "fold_version", "generation", "keys", "partitions", "schema")
 
-    def __init__(self, generation: int, schema: str, keys: RedisKeys, partitions: int) -> None:
+    def __init__(self, generation: int, schema: str, keys: RedisKeys, partitions: int, fold_version: int) -> None:
         self.generation = generation
+        self.fold_version = fold_version
         self.schema = schema
         self.keys = keys
         self.partitions = partitions
@@ -99,6 +108,7 @@ class Current:
         self._clock = clock
         self._interval_s = interval_s
         self._views: Views | None = None
+        self._none_because = _NO_VIEWS
         self._one_at_a_time = asyncio.Lock()
         self._begun = 0
         self._succeeded = 0
@@ -109,7 +119,7 @@ class Current:
     def views(self) -> Views:
         """Raises HttpProblem ``unavailable`` as long as there are none."""
         if self._views is None:
-            raise unavailable(_NO_VIEWS)
+            raise unavailable(self._none_because)
         return self._views
 
     @property
@@ -160,18 +170,21 @@ class Current:
     async def _refresh(self) -> None:
         try:
             before_us = self._clock.machine_us()
-            found = await self._database.rows(VIEWS_SCHEMA, _POINTER)
+            found = await self._database.rows(VIEWS_SCHEMA, _POINTER, {"shape": versions.SHAPE_VERSION})
             after_us = self._clock.machine_us()
             if not found:
                 raise unavailable(_NO_VIEWS)
-            at, generation, schema, prefix, partitions = found[0]
+            at, generation, schema, prefix, partitions, fold_version, shape_version = found[0]
+            if shape_version != versions.SHAPE_VERSION:
+                self._views, self._none_because = None, _OF_ANOTHER_SHAPE
+                raise unavailable(_OF_ANOTHER_SHAPE)
             self._clock.observe(before_us, microseconds(at), after_us)
             rows = await self._database.rows(schema, _WAREHOUSES)
         except psycopg.errors.UndefinedTable as error:
             raise unavailable(_NO_VIEWS) from error
         self.warehouses = ranked(warehouse_from(row).document() for row in rows)
         if self._views is None or self._views.generation != generation:
-            self._views = Views(generation, schema, RedisKeys(prefix), partitions)
+            self._views = Views(generation, schema, RedisKeys(prefix), partitions, fold_version)
 
     async def _try_to_refresh(self) -> None:
         try:

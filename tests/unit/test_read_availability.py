@@ -208,6 +208,6 @@ def test_a_warehouse_that_nobody_knows_is_shown_but_not_counted():
 
 def test_the_command_that_is_composed_by_hand_is_what_a_client_would_send():
     keys = RedisKeys("stockhold_views_g1_18ab")
-    views = Views(1, "schema", keys, 1)
+    views = Views(1, "schema", keys, 1, 1)
     for sku in ("A", "A" * 100, "a.b:c-d_e"):
         assert views.levels_command(sku) == packed("HGETALL", keys.stock(sku))
