@@ -197,6 +197,8 @@ class _Shares:
                 silence.heard(events, follower.from_log)
                 self._backoff.worked()
                 self._health.say(self._generation.schema, None)
+                if events:  # while the feed has much to bring, that is all that moves
+                    self._health.beat(self._generation.schema)
                 self._health.at(self._generation.schema, follower.cursor.pg_position, follower.head)
                 if events < self._options.batch:
                     await pause(self._stop, started_s + self._options.gather_s - time.monotonic())
