@@ -10,6 +10,8 @@ from contextlib import suppress
 
 from infra.event_store.postgres import PostgresEventStore
 from infra.http_server import bound_socket, listening_socket, serve
+from infra.kafka.clients import quiet_kafka_loggers
+from infra.kafka.topics import Topics
 from infra.monitor import monitored, works
 from infra.process import announce_ready, until_stopped
 from infra.redis import connect_redis
@@ -19,6 +21,8 @@ from projections.follower import FollowerOptions
 from read_api.app import open_read_api
 from write_side.api.app import create_command_api
 from write_side.executor import CommandExecutor
+from write_side.relay import Relay, RelayOptions
+from write_side.relay_metrics import watch_lag
 from write_side.sweeper import Sweeper
 
 _GC_THRESHOLDS = (2_000, 20, 1_000_000)
@@ -112,6 +116,41 @@ async def sweep_now(settings: Settings) -> int:
         return await Sweeper(executor, settings, settings).sweep_all()
     finally:
         await executor.drain()
+
+
+def relay_options(settings: Settings) -> RelayOptions:
+    """Which log the relay of these settings publishes, and to which topic."""
+    topics = Topics(settings.kafka_prefix, settings.kafka_partitions)
+    return RelayOptions(
+        event_store_url=settings.event_store_url,
+        kafka_servers=settings.kafka_servers,
+        topic=topics.spec_of(topics.stock_events),
+        replication=settings.kafka_replication,
+        batch_events=settings.relay_batch_events,
+        batch_bytes=settings.relay_batch_bytes,
+        poll_s=settings.relay_poll_ms / 1000,
+        connect_timeout_s=settings.connect_timeout_s,
+    )
+
+
+async def run_relay(settings: Settings) -> None:
+    """The relay: publishes the log to Kafka, or stands by while another one does."""
+    quiet_kafka_loggers()
+    options = relay_options(settings)
+    stop = asyncio.Event()
+    async with monitored(settings) as health:
+        watching = asyncio.ensure_future(
+            watch_lag(options.event_store_url, options.topic.name, timeout_s=options.connect_timeout_s)
+        )
+        relaying = asyncio.ensure_future(Relay(options, health).run(stop, works(settings, health)))
+        stopping = asyncio.ensure_future(until_stopped())
+        await asyncio.wait([relaying, watching, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        stop.set()
+        await relaying
+        watching.cancel()
+        with suppress(asyncio.CancelledError):
+            await watching
 
 
 async def _until_stopped_or_failed(task: asyncio.Future[None]) -> None:

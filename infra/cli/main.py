@@ -10,7 +10,7 @@ import infra.cli
 from infra.cli.shared import EXIT_CHECK_FAILED, EXIT_UNREACHABLE, Refusal, say
 
 NO_COMMANDS = {"main", "shared"}
-ORDER = ("up", "demo", "bench", "verify", "rebuild", "history", "doctor", "dead_letters", "sweep")
+ORDER = ("up", "demo", "bench", "verify", "rebuild", "history", "doctor", "dead_letters", "relay", "sweep")
 
 _NO_TABLES = {"42P01", "3F000"}  # undefined_table, invalid_schema_name
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 HIDDEN = True
-BACKGROUND = {"projector", "sweeper"}
+BACKGROUND = {"projector", "sweeper", "relay"}
 NAME = re.compile(r"(?P<role>[a-z-]+?)(-\d+)?")
 
 
@@ -28,6 +28,7 @@ def process(name: Annotated[str, typer.Argument(help="A role, with a number if t
         "projector": bootstrap.run_projector,
         "sweeper": bootstrap.run_sweeper,
         "read-api": bootstrap.run_read_api,
+        "relay": bootstrap.run_relay,
     }
     matched = NAME.fullmatch(name)
     if matched is None or matched["role"] not in runners:

@@ -65,6 +65,13 @@ class Topics:
     def named(self, topic: str) -> str:
         return self.prefix + topic
 
+    def spec_of(self, name: str) -> TopicSpec:
+        """What the topic of that whole name shall be. Raises LookupError if it is none of ours."""
+        for spec in self.specs():
+            if spec.name == name:
+                return spec
+        raise LookupError(name)
+
     def specs(self) -> list[TopicSpec]:
         """All of them."""
         settings = {"cleanup.policy": "delete", "max.message.bytes": str(MESSAGE_BYTES_MAX)}

@@ -1,0 +1,89 @@
+"""The Kafka side of one term of the relay: a topic that is as it shall be, and messages that are acknowledged or not."""
+
+import asyncio
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
+from typing import Any, Final, Self
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.errors import KafkaError, ProducerClosed
+
+from infra.kafka.admin import ensure_topics
+from infra.kafka.clients import BrokerAway, producer
+from infra.kafka.topics import TopicSpec
+
+ACK_TIMEOUT_S: Final = 10.0
+"""How long the brokers may take to acknowledge a flush. aiokafka would go on for ever, at the cost of a processor."""
+START_TIMEOUT_S: Final = 10.0
+TOPIC_TIMEOUT_S: Final = 20.0
+_CLOSE_TIMEOUT_S: Final = 1.0
+
+
+async def prepare_topic(servers: str, topic: TopicSpec, replication: int) -> None:
+    """Make the topic if it is missing. Raises BrokerAway, TopicMismatch, TopicRefused, or one of Kafka's errors."""
+    try:
+        async with asyncio.timeout(TOPIC_TIMEOUT_S):
+            await ensure_topics(servers, [topic], replication)
+    except TimeoutError:
+        raise BrokerAway(f"the brokers at {servers} did not answer within {TOPIC_TIMEOUT_S:g} s") from None
+
+
+class Publisher:
+    """An idempotent producer. One that has failed is of no use any more: its numbering has a hole."""
+
+    def __init__(self, servers: str, topic: str, client_id: str) -> None:
+        self._topic = topic
+        self._servers = servers
+        self._producer: AIOKafkaProducer = producer(servers, client_id)
+
+    @classmethod
+    async def start(cls, servers: str, topic: str, client_id: str) -> Self:
+        """Raises BrokerAway, or one of Kafka's errors."""
+        publisher = cls(servers, topic, client_id)
+        try:
+            async with asyncio.timeout(START_TIMEOUT_S):
+                await publisher._producer.start()
+        except BaseException as error:
+            await publisher.close()
+            if isinstance(error, TimeoutError):
+                raise BrokerAway(f"the brokers at {servers} did not answer within {START_TIMEOUT_S:g} s") from None
+            raise
+        return publisher
+
+    async def publish(self, messages: Mapping[int, Sequence[bytes]]) -> None:
+        """Send the messages of each partition in their order; returns when the brokers have acknowledged them all.
+
+        Raises BrokerAway, or one of Kafka's errors: then some may have arrived, but never one without those before it.
+        """
+        try:
+            async with asyncio.timeout(ACK_TIMEOUT_S):
+                await _all_or_first_error(self._send(partition, values) for partition, values in messages.items())
+        except TimeoutError:
+            raise BrokerAway(f"the brokers did not acknowledge within {ACK_TIMEOUT_S:g} s") from None
+
+    async def _send(self, partition: int, values: Sequence[bytes]) -> None:
+        if partition not in await self._producer.partitions_for(self._topic):
+            raise BrokerAway(f"{self._topic} has no partition {partition}")
+        for value in values:
+            # Each after the one before it is acknowledged: were that refused, this one must not be there.
+            await (await self._producer.send(self._topic, value, partition=partition))
+
+    async def close(self) -> None:
+        """Let go of the brokers, acknowledged or not.
+
+        aiokafka's own stop waits until everything is acknowledged, for ever if need be, and meanwhile tries on: messages of
+        a term that has ended would still arrive.
+        """
+        sending = self._producer._sender.sender_task
+        while sending is not None and not sending.done():
+            sending.cancel()  # the first time it waits for the request that is under way, the second it does not
+            await asyncio.wait([sending], timeout=_CLOSE_TIMEOUT_S)
+        self._producer._message_accumulator.fail_all(ProducerClosed())
+        with suppress(KafkaError):
+            await self._producer.stop()
+
+
+async def _all_or_first_error(sends: Iterable[Coroutine[Any, Any, None]]) -> None:
+    for result in await asyncio.gather(*sends, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
