@@ -52,10 +52,9 @@ REQUEST = ReservationRequest((RequestedLine("A", 3),), "digest", "customer-9")
 """A create of one line."""
 
 
-def held(reservation_id: str = "r-1", quantity: int = 3, **facts: Any) -> Fact:
-    return reserved(
-        reservation_id, quantity, **{"request": REQUEST, "allocations": (Allocated("A", "W1", quantity),)} | facts
-    )
+def held(reservation_id: str = "r-1", quantity: int = 3, **more: Any) -> Fact:
+    facts: dict[str, Any] = {"request": REQUEST, "allocations": (Allocated("A", "W1", quantity),)}
+    return reserved(reservation_id, quantity, **(facts | more))
 
 
 def moved(fact: Fact, **facts: Any) -> Fact:
