@@ -153,6 +153,36 @@ async def run_relay(settings: Settings) -> None:
             await watching
 
 
+async def run_publisher(settings: Settings) -> None:
+    """The publisher: derives the public topics from the log."""
+    from projections.public import runner  # with Faust, which nobody but a publisher and a worker should have to load
+    from projections.public.publisher import PublisherOptions
+
+    publisher = runner.PublisherSettings(
+        event_store_url=settings.event_store_url,
+        read_model_url=settings.read_model_url,
+        kafka_servers=settings.kafka_servers,
+        topics=Topics(settings.kafka_prefix, settings.kafka_partitions),
+        replication=settings.kafka_replication,
+        client_id=f"stockhold-{settings.process_name}",
+        source=settings.public_source,
+        connect_timeout_s=settings.connect_timeout_s,
+        stall_s=settings.stall_s,
+        options=PublisherOptions(
+            reconcile_s=settings.reconcile_interval_ms / 1000, reconcile_lag_s=settings.reconcile_lag_ms / 1000
+        ),
+    )
+    quiet_kafka_loggers()
+    stop = asyncio.Event()
+    async with monitored(settings) as health:
+        publishing = asyncio.ensure_future(runner.run_publisher(publisher, stop, works(settings, health), health))
+        stopping = asyncio.ensure_future(until_stopped())
+        await asyncio.wait([publishing, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        stop.set()
+        await publishing
+
+
 async def _until_stopped_or_failed(task: asyncio.Future[None]) -> None:
     """Until a signal comes; a task that ends by itself has failed, and so has the process."""
     stopping = asyncio.ensure_future(until_stopped())

@@ -11,6 +11,8 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import Field, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from infra.kafka.probe import addresses
+
 Port = Annotated[int, Field(ge=0, le=65_535)]
 
 
@@ -205,6 +207,10 @@ class KafkaSettings(BaseSettings):
         pattern=r"^[A-Za-z0-9._-]{0,64}$",
         description="Before the name of every topic and consumer group: several installations may share a cluster.",
     )
+    kafka_jars: str = Field(
+        default="",
+        description="Folder with the jars of the broker that `up --kafka` starts; empty: Maven brings them into the user's cache.",
+    )
     kafka_partitions: int = Field(
         default=8, ge=1, le=1_000, description="Partitions of a topic; fixed once the topics have been created."
     )
@@ -220,6 +226,11 @@ class KafkaSettings(BaseSettings):
     relay_poll_ms: int = Field(
         default=200, ge=1, description="How often the relay looks for events when no notice wakes it."
     )
+    public_source: str = Field(
+        default="/stockhold",
+        pattern=r"^[A-Za-z0-9/:._~-]{1,200}$",
+        description="What the `source` of every public message begins with: a URI, or a part of one, that is this installation's.",
+    )
     intake_batch: int = Field(default=500, ge=1, description="Messages that the saga intake takes together.")
     intake_wait_hours: int = Field(
         default=72,
@@ -229,6 +240,13 @@ class KafkaSettings(BaseSettings):
     intake_retry_ms: int = Field(
         default=5_000, ge=10, description="How often waiting messages are tried when no other message wakes them."
     )
+
+    @field_validator("kafka_servers")
+    @classmethod
+    def _names_brokers(cls, servers: str) -> str:
+        if servers:
+            list(addresses(servers))
+        return servers
 
 
 class Settings(ServerSettings, ProcessSettings, WriteSettings, ViewSettings, KafkaSettings):

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 HIDDEN = True
-BACKGROUND = {"projector", "sweeper", "relay"}
+BACKGROUND = {"projector", "sweeper", "relay", "publisher"}
 NAME = re.compile(r"(?P<role>[a-z-]+?)(-\d+)?")
 
 
@@ -29,6 +29,7 @@ def process(name: Annotated[str, typer.Argument(help="A role, with a number if t
         "sweeper": bootstrap.run_sweeper,
         "read-api": bootstrap.run_read_api,
         "relay": bootstrap.run_relay,
+        "publisher": bootstrap.run_publisher,
     }
     matched = NAME.fullmatch(name)
     if matched is None or matched["role"] not in runners:
