@@ -72,6 +72,7 @@ def up(
         worker_processes=worker_processes,
         kafka=kafka,
         kafka_servers=settings.kafka_servers,
+        kafka_jars=settings.kafka_jars,
         policy=RestartPolicy(silence_max_s=settings.stall_s),
     )
     asyncio.run(_run(options, settings.lifeline_fd, as_json=json))

@@ -4,6 +4,7 @@ import psycopg
 import redis
 
 from infra.embedded.errors import StackError
+from infra.kafka.probe import addresses, broker_answers
 
 POSTGRES_OLDEST = 15
 REDIS_OLDEST = 7
@@ -30,3 +31,17 @@ def check_redis(setting: str, url: str) -> None:
         raise StackError(f"no Redis or Valkey at {setting}: {error}") from error
     if int(version.partition(".")[0]) < REDIS_OLDEST:
         raise StackError(f"Redis {version} at {setting} is too old: {REDIS_OLDEST} is the oldest that will do")
+
+
+def check_kafka(setting: str, servers: str) -> None:
+    """One of the brokers is enough: it knows the others. Raises StackError."""
+    problems = []
+    for host, port in addresses(servers):
+        try:
+            if broker_answers(host, port, CONNECT_TIMEOUT_S):
+                return
+        except OSError as error:
+            problems.append(f"{host}:{port}: {error}")
+        else:
+            problems.append(f"{host}:{port}: it is still starting, or no Kafka")
+    raise StackError(f"no Kafka at {setting}: {'; '.join(problems)}")

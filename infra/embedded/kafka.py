@@ -16,7 +16,7 @@ from infra.embedded.child import GUARD, ChildSpec
 from infra.embedded.errors import StartFailedError
 from infra.embedded.folder import DataFolder, write_private
 from infra.embedded.leftover import wait_until_left
-from infra.embedded.ports import LOOPBACK, free_server_port
+from infra.embedded.ports import LOOPBACK, free_server_ports
 from infra.embedded.service_user import let_reach
 from infra.kafka.java import BrokerProgram
 from infra.kafka.probe import broker_answers
@@ -182,10 +182,7 @@ class KafkaServer:
 
 def kafka_server(folder: DataFolder, program: BrokerProgram) -> KafkaServer:
     """A broker on two free ports, which are its own for as long as this object is used."""
-    port = free_server_port()
-    controller_port = free_server_port()
-    while controller_port == port:
-        controller_port = free_server_port()
+    port, controller_port = free_server_ports(2)
     return KafkaServer(folder, port, controller_port, program)
 
 

@@ -16,6 +16,12 @@ BACKLOG = 2048
 
 def free_server_port() -> int:
     """A loopback port that nobody listens on now."""
+    return free_server_ports(1)[0]
+
+
+def free_server_ports(count: int) -> list[int]:
+    """As many of them, all different."""
+    found: list[int] = []
     for port in random.sample(SERVER_PORTS, ATTEMPTS):
         with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -23,7 +29,9 @@ def free_server_port() -> int:
                 probe.bind((LOOPBACK, port))
             except OSError:
                 continue
-            return port
+        found.append(port)
+        if len(found) == count:
+            return found
     raise StackError(f"no free port for a server between {SERVER_PORTS[0]} and {SERVER_PORTS[-1]}")
 
 

@@ -21,13 +21,15 @@ import psycopg
 
 from infra.embedded.child import ChildSpec
 from infra.embedded.errors import StackError
-from infra.embedded.external import check_postgres, check_redis
+from infra.embedded.external import check_kafka, check_postgres, check_redis
 from infra.embedded.folder import DataFolder
-from infra.embedded.ports import LOOPBACK, free_server_port, listen
+from infra.embedded.kafka import KafkaServer
+from infra.embedded.ports import LOOPBACK, free_server_ports, listen
 from infra.embedded.postgres import PostgresServer
 from infra.embedded.servers import ServerUrls
 from infra.embedded.supervisor import ProcessInfo, RestartPolicy, Supervisor
 from infra.embedded.valkey import ValkeyServer
+from infra.kafka.java import BrokerProgram, broker_program
 from infra.migrations.runner import EVENT_STORE, PUBLIC, READ_MODEL, MigrationError, migrate
 
 COMMAND_API, PROJECTOR, SWEEPER, READ_API = "command-api", "projector", "sweeper", "read-api"
@@ -45,7 +47,8 @@ API_STOP_TIMEOUT_S = 25.0
 class StackOptions:
     """What to run. An empty URL: the embedded server; `read_model_url` empty: the event log's database. Port 0: any.
 
-    `kafka`: with an embedded broker, unless `kafka_servers` names others; without both there is no Kafka.
+    `kafka`: with an embedded broker, unless `kafka_servers` names others; without both there is no Kafka. `kafka_jars`:
+    the folder with the embedded one's jars; empty: Maven brings them.
     """
 
     data_dir: Path
@@ -61,6 +64,7 @@ class StackOptions:
     redis_url: str = ""
     kafka: bool = False
     kafka_servers: str = ""
+    kafka_jars: str = ""
     environment: dict[str, str] = field(default_factory=dict)
     policy: RestartPolicy = field(default_factory=RestartPolicy)
 
@@ -184,20 +188,31 @@ class Stack:
     async def _start_servers(self) -> None:
         options = self._options
         specs: list[ChildSpec] = []
-        event_store_url, redis_url = options.event_store_url, options.redis_url
+        event_store_url, redis_url, kafka_servers = options.event_store_url, options.redis_url, options.kafka_servers
+        ports = iter(free_server_ports(4))
+        if self._embeds_kafka:
+            kafka = KafkaServer(self._folder, next(ports), next(ports), await self._broker_program())
+            specs.append(kafka.spec())
+            kafka_servers = kafka.servers
         if self._embeds_postgres:
-            postgres = PostgresServer(self._folder, free_server_port())
+            postgres = PostgresServer(self._folder, next(ports))
             specs.append(postgres.spec())
             event_store_url = postgres.url
         if self._embeds_valkey:
-            valkey = ValkeyServer(self._folder, free_server_port())
+            valkey = ValkeyServer(self._folder, next(ports))
             specs.append(valkey.spec())
             redis_url = valkey.url
-        self._urls = ServerUrls(
-            event_store_url, options.read_model_url or event_store_url, redis_url, options.kafka_servers
-        )
+        self._urls = ServerUrls(event_store_url, options.read_model_url or event_store_url, redis_url, kafka_servers)
         await asyncio.to_thread(_check_external, options)
         await self._supervisor.start(specs)
+
+    async def _broker_program(self) -> BrokerProgram:
+        """Before any server is started: what is missing on this machine is told at once, and a stop ends the fetching."""
+        abandoned = threading.Event()
+        try:
+            return await asyncio.to_thread(broker_program, self._options.kafka_jars, abandoned)
+        finally:
+            abandoned.set()
 
     def _background_children(self) -> list[ChildSpec]:
         return [self._python_child(role, name) for role, name in self._background_names()]
@@ -282,6 +297,8 @@ def _check_external(options: StackOptions) -> None:
         check_postgres("STOCKHOLD_READ_MODEL_URL", options.read_model_url)
     if options.redis_url:
         check_redis("STOCKHOLD_REDIS_URL", options.redis_url)
+    if options.kafka_servers:
+        check_kafka("STOCKHOLD_KAFKA_SERVERS", options.kafka_servers)
 
 
 def _migrate(urls: ServerUrls) -> None:
