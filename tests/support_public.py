@@ -6,12 +6,19 @@ by_topic(messages)["inventory.reserved"]
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
+import psycopg
+
 from domain.events import Event, StockEvent
+from infra.event_store.log_reader import LogReader
 from projections.public.cloud_events import Envelopes, PublicMessage
 from projections.public.messages import messages_of
+from projections.public.publisher import MessageRefused, Publisher
+from projections.public.refusals import RefusalReader
+from projections.public.store import PublicStore
 from projections.public.stream_fold import StreamFold
 
 ENVELOPES = Envelopes("/stockhold")
@@ -56,3 +63,84 @@ def of_each_item(messages: Iterable[PublicMessage]) -> dict[str, list[PublicMess
         if separator and item.startswith("stock:"):
             found.setdefault(item, []).append(message)
     return found
+
+
+class Recorder:
+    """A sink that keeps what it is sent. ``refused``: ids of messages that it never takes.
+
+    ``dies``: whoever sends to it never hears that it has taken all.
+    """
+
+    def __init__(self) -> None:
+        self.sent: list[PublicMessage] = []
+        self.refused: set[str] = set()
+        self.dies = False
+
+    async def publish(self, messages: Sequence[PublicMessage]) -> None:
+        for message in messages:
+            if message.id in self.refused:
+                raise MessageRefused(f"{message.id} is too large")
+            self.sent.append(message)
+        if self.dies:
+            raise ConnectionError("gone")
+
+    @property
+    def updates(self) -> list[str]:
+        """The items' versions as they were told: ``stock:A@W1#3``."""
+        return [message.id for message in self.sent if message.topic == "inventory.stock-updated"]
+
+
+class PublicRig:
+    """A publisher on a real log and real tables that does nothing unless it is told to; its messages stay here."""
+
+    def __init__(self, url: str, partitions: int = 4) -> None:
+        self.url = url
+        self.partitions = partitions
+        self.sink = Recorder()
+        self._open = AsyncExitStack()
+        self.store: PublicStore
+        self.publisher: Publisher
+
+    async def start(self, *, epoch: int = 1) -> None:
+        """Begin a term: everything is read from the tables."""
+        log = await LogReader.connect(self.url)
+        self._open.push_async_callback(log.close)
+        refusals = await RefusalReader.connect(self.url)
+        self._open.push_async_callback(refusals.close)
+        self.store = await PublicStore.connect(self.url)
+        self._open.push_async_callback(self.store.close)
+        self.publisher = Publisher(
+            log,
+            refusals,
+            self.store,
+            self.sink,
+            Envelopes("/stockhold", epoch),
+            epoch=epoch,
+            partitions=self.partitions,
+        )
+        await self.publisher.own(frozenset(range(self.partitions)))
+
+    async def stop(self) -> None:
+        """As a crash would: nothing is finished."""
+        await self._open.aclose()
+        self._open = AsyncExitStack()
+
+    async def restart(self) -> None:
+        await self.stop()
+        await self.start()
+
+    def execute(self, statement: str, *params: Any) -> list[Any]:
+        """Run a statement in the publisher's schema, by somebody else's connection."""
+        with psycopg.connect(self.url, options="-c search_path=stockhold_public") as connection:
+            cursor = connection.execute(statement, params)
+            return cursor.fetchall() if cursor.description else []
+
+
+@asynccontextmanager
+async def public_rig(url: str, **more: Any) -> AsyncIterator[PublicRig]:
+    rig = PublicRig(url, **more)
+    try:
+        await rig.start()
+        yield rig
+    finally:
+        await rig.stop()
