@@ -21,6 +21,8 @@ from projections.follower import FollowerOptions
 from read_api.app import open_read_api
 from write_side.api.app import create_command_api
 from write_side.executor import CommandExecutor
+from write_side.intake.intake import Intake, IntakeOptions
+from write_side.intake.postgres_store import PostgresIntakeStore
 from write_side.relay import Relay, RelayOptions
 from write_side.relay_metrics import watch_lag
 from write_side.sweeper import Sweeper
@@ -92,6 +94,41 @@ async def run_projector(settings: Settings) -> None:
         stopping.cancel()
         stop.set()
         await following
+
+
+async def run_intake(settings: Settings) -> None:
+    """The saga's intake: messages from Kafka into an executor of its own."""
+    stop = asyncio.Event()
+    async with monitored(settings) as health:
+        store = PostgresIntakeStore(
+            settings.event_store_url,
+            retry_s=settings.intake_retry_ms / 1000,
+            wait_s=settings.intake_wait_hours * 3600,
+            connect_timeout_s=settings.connect_timeout_s,
+        )
+        options = IntakeOptions(
+            kafka_servers=settings.kafka_servers,
+            topics=Topics(settings.kafka_prefix, settings.kafka_partitions),
+            replication=settings.kafka_replication,
+            client_id=settings.process_name,
+            batch=settings.intake_batch,
+            drain_s=settings.drain_timeout_s,
+        )
+        executor = create_executor(settings)
+        await executor.start()
+        settle_memory()
+        taking_in = asyncio.ensure_future(Intake(executor, store, options, health).run(stop, works(settings, health)))
+        stopping = asyncio.ensure_future(until_stopped())
+        try:
+            await asyncio.wait([taking_in, stopping], return_when=asyncio.FIRST_COMPLETED)
+            stopping.cancel()
+            stop.set()
+            await taking_in
+        finally:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(settings.drain_timeout_s):
+                    await executor.drain()
+            await store.close()
 
 
 async def run_read_api(settings: Settings) -> None:

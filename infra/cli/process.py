@@ -30,6 +30,7 @@ def process(name: Annotated[str, typer.Argument(help="A role, with a number if t
         "read-api": bootstrap.run_read_api,
         "relay": bootstrap.run_relay,
         "publisher": bootstrap.run_publisher,
+        "intake": bootstrap.run_intake,
     }
     matched = NAME.fullmatch(name)
     if matched is None or matched["role"] not in runners:
