@@ -31,6 +31,8 @@ EVENTS_PER_PART: Final = 25_000
 POLL_S: Final = 0.05
 PATIENCE_S: Final = 120.0
 """How long a new generation may stand still before it is given up; a cache of millions of rows is filled in silence."""
+SWITCH_PATIENCE_S: Final = 10.0
+"""The same for one that readers are to be pointed to again: its runner has had all the time there was."""
 
 VIEWS: Final = ("stock-levels", "reservations", "movements", "warehouses")
 """What a rebuild may be asked for. They share a watermark per item, so they are always rebuilt together."""
@@ -121,16 +123,33 @@ async def retire(servers: Servers) -> list[Generation]:
     return dropped
 
 
-async def switch(servers: Servers, number: int) -> Generation:
-    """Point the readers to the live generation ``number``. Raises RebuildRunning; LookupError if there is none."""
+async def switch(servers: Servers, number: int | None = None, *, check: bool = True) -> Generation:
+    """Point the readers to the live generation ``number``; None: to the one that was read before.
+
+    With ``check`` only if it has all that the log has, or gets it. Raises RebuildRunning; LookupError if there is no such
+    generation; Stalled if nobody keeps it up to date.
+    """
     async with (
         await generations.connect(servers.read_model_url) as connection,
         generations.changing_generations(connection),
     ):
-        for generation in await generations.generations(connection):
-            if generation.number == number and generation.state == "live":
-                await generations.point_to(connection, generation)
-                return generation
+        generation = await _chosen(connection, number)
+        if check:
+            async with following(servers, generation):
+                await _caught_up(servers, generation, _no_progress, SWITCH_PATIENCE_S)
+        await generations.point_to(connection, generation)
+    return generation
+
+
+async def _chosen(connection: AsyncConnection, number: int | None) -> Generation:
+    if number is None:
+        previous = await generations.previous(connection)
+        if previous is None:
+            raise LookupError("there is no generation to switch back to")
+        return previous
+    for generation in await generations.generations(connection):
+        if generation.number == number and generation.state == "live":
+            return generation
     raise LookupError(f"there is no live generation {number}")
 
 
@@ -254,8 +273,11 @@ async def _set_cursor(connection: AsyncConnection, generation: Generation, head:
     )
 
 
-async def _caught_up(servers: Servers, generation: Generation, progress: Progress) -> None:
+async def _caught_up(
+    servers: Servers, generation: Generation, progress: Progress, patience_s: float | None = None
+) -> None:
     """Wait until both stores have everything up to the head as it is now. Raises Stalled."""
+    patience_s = PATIENCE_S if patience_s is None else patience_s
     begun, _ = await _head(servers)
     seen, seen_s = None, time.monotonic()
     everything = Share.everything(generation.partitions)
@@ -270,7 +292,7 @@ async def _caught_up(servers: Servers, generation: Generation, progress: Progres
                 return
             if seen != (cursor.pg_position, filled):
                 seen, seen_s = (cursor.pg_position, filled), time.monotonic()
-            elif time.monotonic() - seen_s > PATIENCE_S:
+            elif time.monotonic() - seen_s > patience_s:
                 raise Stalled(
                     f"{generation.schema} stands at position {cursor.pg_position} of {begun}, Redis at {filled}"
                 )

@@ -2,16 +2,29 @@
 
 import asyncio
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final, NamedTuple, Self
 
 import typer
 
-from infra.cli.shared import EXIT_CHECK_FAILED, DataOption, JsonOption, Refusal, answer, progress, say, stack_urls
+from infra.cli.shared import (
+    EXIT_CHECK_FAILED,
+    DataOption,
+    JsonOption,
+    Refusal,
+    answer,
+    load_settings,
+    progress,
+    say,
+    stack_urls,
+)
 
 if TYPE_CHECKING:
     from infra.embedded.servers import ServerUrls
     from projections.generations import Generation
     from projections.lane import Servers
+
+HANDOVER_S: Final = 5.0
+"""How long the runners may take to take over what was built; longer, and it is told that none seems to run."""
 
 
 def rebuild(
@@ -21,11 +34,24 @@ def rebuild(
     jobs: Annotated[
         int | None, typer.Option("--jobs", min=1, help="Processes that fold the log; default: all.")
     ] = None,
-    check: Annotated[bool, typer.Option("--verify/--no-verify", help="Verify before anybody reads it.")] = True,
-    retire: Annotated[bool, typer.Option("--retire", help="Then drop the generations that are not read.")] = False,
-    build: Annotated[bool, typer.Option("--build/--no-build", help="With --no-build, only --retire or --to.")] = True,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--verify/--no-verify",
+            help="Verify before anybody reads it; before going back: that it is kept up to date.",
+        ),
+    ] = True,
+    switch_back: Annotated[
+        bool, typer.Option("--switch-back", help="Build nothing: read the generation that was read before.")
+    ] = False,
     to: Annotated[
         int | None, typer.Option("--to", help="Build nothing: read this live generation from now on.")
+    ] = None,
+    retire: Annotated[
+        bool, typer.Option("--retire", help="Build nothing (unless --build): drop the generations that are not read.")
+    ] = False,
+    build: Annotated[
+        bool | None, typer.Option("--build/--no-build", help="Default: build unless something else is asked for.")
     ] = None,
     data: DataOption = None,
     json: JsonOption = False,
@@ -33,12 +59,30 @@ def rebuild(
     """Build every view anew from the log, let it catch up, verify it, and have it read from then on.
 
     Reads go on all the while. The views that were read before stay up to date until --retire, so that switching back
-    (--to) is as safe as switching. Exit code 1 if what was built does not pass verification; it is dropped then.
+    (--switch-back) is as safe as switching. Exit code 1 if what was built does not pass verification; it is dropped then.
     """
     _refuse_unknown(views or [])
+    if switch_back and to is not None:
+        raise Refusal("--switch-back names the generation itself: leave out --to")
+    if build is None:
+        build = not (switch_back or retire or to is not None)
+    if build and (switch_back or to is not None):
+        raise Refusal("what is built is read from then on: --build goes with neither --switch-back nor --to")
+    wanted = _Wanted(build=build, jobs=jobs, check=check, switch=switch_back or to is not None, to=to, retire=retire)
     with stack_urls(data) as urls:
-        facts = asyncio.run(_run(urls, jobs=jobs, check=check, retire=retire, build=build and to is None, to=to))
+        facts = asyncio.run(_run(urls, wanted))
     answer(facts, _summary(facts), as_json=json)
+
+
+class _Wanted(NamedTuple):
+    """What to do, in this order: build or switch (``to``: a number, or None for back), then retire."""
+
+    build: bool
+    jobs: int | None
+    check: bool
+    switch: bool
+    to: int | None
+    retire: bool
 
 
 def _refuse_unknown(views: list[str]) -> None:
@@ -49,9 +93,7 @@ def _refuse_unknown(views: list[str]) -> None:
         raise Refusal(f"there is no view {unknown[0]}; there are {', '.join(VIEWS)}")
 
 
-async def _run(
-    urls: "ServerUrls", *, jobs: int | None, check: bool, retire: bool, build: bool, to: int | None
-) -> dict[str, Any]:
+async def _run(urls: "ServerUrls", wanted: _Wanted) -> dict[str, Any]:
     from infra.migrations.runner import READ_MODEL, migrate
     from infra.redis import connect_redis
     from projections.generations import RebuildRunning
@@ -62,19 +104,50 @@ async def _run(
     migrate(urls.read_model_url, READ_MODEL)  # the views may have been dropped, with the table of generations
     facts: dict[str, Any] = {}
     async with connect_redis(urls.redis_url) as redis:
-        servers = Servers(urls.event_store_url, urls.read_model_url, redis)
+        partitions = await _partitions(urls)
+        servers = Servers(urls.event_store_url, urls.read_model_url, redis, partitions=partitions)
         try:
-            if build:
-                facts |= await _build(servers, urls, jobs, check=check)
-            if to is not None:
-                facts["generation"] = (await switch(servers, to)).number
-            if retire:
+            if wanted.build:
+                facts |= await _build(servers, urls, wanted.jobs, check=wanted.check)
+            if wanted.switch:
+                read = await switch(servers, wanted.to, check=wanted.check)
+                facts["generation"] = read.number
+                await _say_if_nobody_keeps(servers, read)
+            if wanted.retire:
                 facts["retired"] = [generation.number for generation in await retire_others(servers)]
-        except (RebuildRunning, WorkerFailed, Stalled) as failure:
+        except (RebuildRunning, WorkerFailed) as failure:
             raise Refusal(str(failure), EXIT_CHECK_FAILED) from failure
+        except Stalled as failure:
+            raise Refusal(f"{failure}: a runner of the release that built it must run", EXIT_CHECK_FAILED) from failure
         except LookupError as unknown:
             raise Refusal(str(unknown)) from unknown
     return facts
+
+
+async def _partitions(urls: "ServerUrls") -> int:
+    """As many as the topic has where there is Kafka, else as many as the views have that are read now."""
+    from projections import generations
+
+    settings = load_settings()
+    if settings.kafka_servers:
+        return settings.kafka_partitions
+    async with await generations.connect(urls.read_model_url) as connection:
+        read = await generations.current(connection)
+    if read is not None and read.partitions > 1:
+        return read.partitions
+    return settings.kafka_partitions if urls.kafka_servers else 1
+
+
+async def _say_if_nobody_keeps(servers: "Servers", generation: "Generation") -> None:
+    from projections import generations
+    from projections.runners import taken_over
+
+    async with await generations.connect(servers.read_model_url) as connection:
+        if not await taken_over(connection, generation, HANDOVER_S):
+            say(
+                f"nobody keeps generation {generation.number} up to date at this moment: the projector or the workers of"
+                " the release that built it must run"
+            )
 
 
 async def _build(servers: "Servers", urls: "ServerUrls", jobs: int | None, *, check: bool) -> dict[str, Any]:
@@ -87,6 +160,7 @@ async def _build(servers: "Servers", urls: "ServerUrls", jobs: int | None, *, ch
             await asyncio.to_thread(_verify, urls, generation)
 
         built = await build_generation(servers, jobs=jobs, verify=verify if check else None, progress=bars)
+    await _say_if_nobody_keeps(servers, built.generation)
     return {
         "generation": built.generation.number,
         "events": built.events,

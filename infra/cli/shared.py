@@ -39,6 +39,8 @@ EXIT_USAGE = 2
 EXIT_UNREACHABLE = 3
 
 PLAIN_LINE_EVERY_S = 5.0
+PACE_AFTER_S = 0.5
+"""A rate of less time than this is no rate."""
 
 DataOption = Annotated[
     Path | None,
@@ -142,34 +144,74 @@ def progress(what: str, total: int | None = None) -> Iterator[ProgressBar]:
         lines.write()
         return
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=Console(stderr=True)) as display:
-        yield _RichProgress(display, display.add_task(what, total=total))
+        yield _RichProgress(display, display.add_task(what, total=total, rate=""))
+
+
+class _Pace:
+    """How fast it goes, once there has been time to tell."""
+
+    def __init__(self) -> None:
+        self._began_s = time.monotonic()
+        self.done = 0
+
+    @property
+    def per_s(self) -> float | None:
+        passed_s = time.monotonic() - self._began_s
+        return self.done / passed_s if passed_s >= PACE_AFTER_S and self.done else None
+
+    def rate(self) -> str:
+        return "" if self.per_s is None else f"{self.per_s:,.0f}/s"
+
+    def told(self, total: int | None) -> str:
+        """The end of a plain line."""
+        if self.per_s is None:
+            return ""
+        left = "" if total is None or self.done >= total else f", {(total - self.done) / self.per_s:,.0f} s left"
+        return f" ({self.rate()}{left})"
 
 
 class _PlainProgress:
     def __init__(self, what: str, total: int | None) -> None:
         self._what = what
         self._total = total
-        self._done = 0
+        self._pace = _Pace()
         self._written_at_s = time.monotonic()
 
     def advance(self, amount: int = 1) -> None:
-        self._done += amount
+        self._pace.done += amount
         if time.monotonic() - self._written_at_s >= PLAIN_LINE_EVERY_S:
             self.write()
 
     def write(self) -> None:
         self._written_at_s = time.monotonic()
-        say(f"{self._what}: {self._done:,}" + (f" of {self._total:,}" if self._total is not None else ""))
+        of = f" of {self._total:,}" if self._total is not None else ""
+        say(f"{self._what}: {self._pace.done:,}{of}{self._pace.told(self._total)}")
 
 
 class _RichProgress:
     def __init__(self, display: Any, task: Any) -> None:
         self._display = display
         self._task = task
+        self._pace = _Pace()
 
     def advance(self, amount: int = 1) -> None:
-        self._display.advance(self._task, amount)
+        self._pace.done += amount
+        self._display.update(self._task, advance=amount, rate=self._pace.rate())

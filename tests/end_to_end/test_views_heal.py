@@ -276,7 +276,7 @@ async def test_the_views_are_built_anew_while_customers_write_and_look(up: Up) -
     )
     await shop.open(units=1_000)
     async with shop.busy(customers=4):
-        exit_code, report = await asyncio.to_thread(stockhold, up, "rebuild", "--retire")
+        exit_code, report = await asyncio.to_thread(stockhold, up, "rebuild", "--build", "--retire")
         assert (exit_code, report["generation"], report["retired"]) == (0, 2, [1]), report
         enough = shop.reads + 50
         await eventually_async(lambda: shop.reads >= enough)

@@ -44,6 +44,21 @@ def test_progress_writes_now_and_then_while_it_goes_on(
     assert capsys.readouterr().err.splitlines() == ["reading: 1", "reading: 2", "reading: 2"]
 
 
+def test_progress_tells_how_fast_it_goes_and_how_long_it_will_take(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_s = 100.0
+    monkeypatch.setattr("infra.cli.shared.time.monotonic", lambda: now_s)
+    with progress("filling", 10_000) as bar:
+        now_s += 5
+        bar.advance(5_000)
+        now_s += 6
+        bar.advance(500)
+        bar.advance(4_500)
+    lines = ["5,000 of 10,000 (1,000/s, 5 s left)", "5,500 of 10,000 (500/s, 9 s left)", "10,000 of 10,000 (909/s)"]
+    assert capsys.readouterr().err.splitlines() == [f"filling: {line}" for line in lines]
+
+
 def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
