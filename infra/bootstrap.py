@@ -6,9 +6,13 @@ Each function runs one process of the stack until it is told to stop, then lets 
 import asyncio
 import gc
 import socket
+from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
 from infra.event_store.postgres import PostgresEventStore
+from infra.health import Health
 from infra.http_server import bound_socket, listening_socket, serve
 from infra.kafka.clients import quiet_kafka_loggers
 from infra.kafka.topics import Topics
@@ -18,6 +22,7 @@ from infra.redis import connect_redis
 from infra.settings import Settings
 from projections import projector
 from projections.follower import FollowerOptions
+from projections.lane import Ready, Servers
 from read_api.app import open_read_api
 from write_side.api.app import create_command_api
 from write_side.executor import CommandExecutor
@@ -29,6 +34,8 @@ from write_side.sweeper import Sweeper
 
 _GC_THRESHOLDS = (2_000, 20, 1_000_000)
 """Cached aggregates live long: a full collection would walk all of them and stall every request meanwhile."""
+
+KeepViews = Callable[[Servers, asyncio.Event, Ready, FollowerOptions, Health], Coroutine[Any, Any, None]]
 
 
 def create_executor(settings: Settings) -> CommandExecutor:
@@ -74,10 +81,34 @@ async def run_sweeper(settings: Settings) -> None:
 
 async def run_projector(settings: Settings) -> None:
     """The projection: follows the log and keeps the views."""
+    await _keep_views(settings, projector.run_projector)
+
+
+async def run_worker(settings: Settings) -> None:
+    """A worker: keeps its share of the views, as Kafka assigns it."""
+    from projections import worker  # with Faust, which nobody but a worker and a publisher should have to load
+
+    quiet_kafka_loggers()
+    feed = worker.Feed(
+        servers=settings.kafka_servers,
+        topics=Topics(settings.kafka_prefix, settings.kafka_partitions),
+        replication=settings.kafka_replication,
+        client_id=settings.process_name,
+        stall_s=settings.stall_s,
+    )
+    await _keep_views(settings, partial(worker.run_worker, feed=feed))
+
+
+async def _keep_views(settings: Settings, run: KeepViews) -> None:
+    """Run a projector or a worker until it is told to stop."""
     stop = asyncio.Event()
     async with monitored(settings) as health, connect_redis(settings.redis_url) as redis:
-        servers = projector.Servers(
-            settings.event_store_url, settings.read_model_url, redis, settings.connect_timeout_s
+        servers = Servers(
+            settings.event_store_url,
+            settings.read_model_url,
+            redis,
+            settings.connect_timeout_s,
+            settings.kafka_partitions,
         )
         options = FollowerOptions(
             batch=settings.projection_batch,
@@ -86,9 +117,7 @@ async def run_projector(settings: Settings) -> None:
             reconcile_lag_s=settings.reconcile_lag_ms / 1000,
             refill_rows=settings.refill_batch,
         )
-        following = asyncio.ensure_future(
-            projector.run_projector(servers, stop, works(settings, health), options, health)
-        )
+        following = asyncio.ensure_future(run(servers, stop, works(settings, health), options, health))
         stopping = asyncio.ensure_future(until_stopped())
         await asyncio.wait([following, stopping], return_when=asyncio.FIRST_COMPLETED)
         stopping.cancel()

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from infra.event_store.log_reader import LogRow
 from infra.kafka.event_batches import EventBatch
 from projections.follower import RECONCILED_POSITIONS, Follower
+from projections.redis_views import Push
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,9 @@ class FedFollower(Follower):
             self._metrics.healed.inc(len(lacking))
             await self._read(start, upto)
         if upto > start:
-            self.cursor = self.cursor._replace(reconciled_position=upto, pg_position=max(upto, self.cursor.pg_position))
+            position = max(upto, self.cursor.pg_position)
+            self.cursor = self.cursor._replace(reconciled_position=upto, pg_position=position)
+            self._cache.offer(Push((), (), position, self.cursor.pg_revision))
         return trusted == upto < min(settled, self.head)
 
     async def _read(self, start: int, upto: int) -> None:

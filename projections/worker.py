@@ -43,17 +43,19 @@ class Feed:
     replication: int
     client_id: str
     stall_s: float = 30.0
+    group: str = "stockhold.views"
     start: str = "latest"
     """Where a group begins that has read nothing yet. What lies before is in the log, and read from there faster."""
 
 
 async def run_worker(
     servers: Servers,
-    feed: Feed,
     stop: asyncio.Event,
-    on_ready: Ready = lambda: None,
-    options: FollowerOptions = FollowerOptions(),  # noqa: B008  (frozen)
-    health: Health | None = None,
+    on_ready: Ready,
+    options: FollowerOptions,
+    health: Health,
+    *,
+    feed: Feed,
 ) -> None:
     """Work until ``stop``, then finish the batch at hand and leave the groups. ``on_ready``: see run_projector."""
     await run_projector(servers, stop, on_ready, options, health, partial(run_fed, feed=feed))
@@ -96,7 +98,7 @@ def _refuse_other_partitions(generation: Generation, feed: Feed) -> None:
 
 def _inlet(generation: Generation, feed: Feed) -> Inlet:
     # The prefix is another one if the views were dropped and their numbers begin anew.
-    group = feed.topics.named(f"stockhold.views.{generation.redis_prefix}")
+    group = feed.topics.named(f"{feed.group}.{generation.redis_prefix}")
     return Inlet(feed.servers, feed.topics.stock_events, group, feed.client_id, start=feed.start)
 
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from infra.settings import Settings
 
 HIDDEN = True
-BACKGROUND = {"projector", "sweeper", "relay", "publisher"}
+BACKGROUND = {"projector", "sweeper", "relay", "worker", "publisher"}
 NAME = re.compile(r"(?P<role>[a-z-]+?)(-\d+)?")
 
 
@@ -31,6 +31,7 @@ def process(name: Annotated[str, typer.Argument(help="A role, with a number if t
         "relay": bootstrap.run_relay,
         "publisher": bootstrap.run_publisher,
         "intake": bootstrap.run_intake,
+        "worker": bootstrap.run_worker,
     }
     matched = NAME.fullmatch(name)
     if matched is None or matched["role"] not in runners:

@@ -34,7 +34,7 @@ from infra.migrations.runner import EVENT_STORE, PUBLIC, READ_MODEL, MigrationEr
 
 COMMAND_API, PROJECTOR, SWEEPER, READ_API = "command-api", "projector", "sweeper", "read-api"
 RELAY, WORKER, PUBLISHER, INTAKE = "relay", "worker", "publisher", "intake"
-KAFKA_ROLES: tuple[str, ...] = ()  # run with Kafka alone; workers then take the projector's place
+KAFKA_ROLES: tuple[str, ...] = (RELAY, WORKER, PUBLISHER, INTAKE)  # run with Kafka alone; workers then take the projector's place
 ROLES = (COMMAND_API, PROJECTOR, SWEEPER, READ_API, *KAFKA_ROLES)
 SERVERS = ("postgres", "valkey")
 KAFKA = "kafka"
