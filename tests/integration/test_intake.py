@@ -1,0 +1,67 @@
+"""The saga's intake on a real broker and a real database."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from tests.support_intake import IntakeRig, about, cloud_event, placed
+
+pytestmark = pytest.mark.kafka
+
+
+@pytest.fixture
+async def rig(database_url: str, kafka: str, kafka_prefix: str) -> AsyncIterator[IntakeRig]:
+    opened = IntakeRig(database_url, kafka, kafka_prefix)
+    await opened.open()
+    yield opened
+    await opened.close()
+
+
+async def stocked(rig: IntakeRig, *skus: str, quantity: int = 1_000) -> None:
+    executor = await rig.cluster.executor()
+    await rig.cluster.stock(executor, *((sku, "W1", quantity) for sku in skus))
+    await rig.cluster.drain(executor)
+
+
+async def test_the_life_of_an_order(rig: IntakeRig) -> None:
+    await stocked(rig, "A")
+    await rig.member()
+    order = placed("o1", ("A", 3)) | {"correlationid": "c-1"}
+    await rig.send(order)
+    await rig.caught_up()
+    assert rig.statuses() == {"o1": "ACTIVE"}
+    back = {"lines": [{"sku": "A", "warehouse": "W1", "quantity": 3, "condition": "SELLABLE"}]}
+    for event, status in (
+        (about("payment.authorized", "o1"), "COMMITTED"),
+        (about("order.shipped", "o1", tracking="T1"), "SHIPPED"),
+        (about("order.returned", "o1", **back), "RETURNED"),
+    ):
+        await rig.send(event)
+        await rig.caught_up()
+        assert rig.statuses() == {"o1": status}
+    reserved = next(event for event in rig.cluster.events() if event["topic"].endswith("reserved"))
+    origin = reserved["origin"]
+    assert (origin["actor"], origin["correlation_id"]) == ("/shop", "c-1")
+    assert origin["causation_id"] == origin["idempotency_key"] == order["id"]
+    rig.check()
+    assert rig.dead() == rig.waiting() == []
+
+
+async def test_a_warehouse_tells_of_what_came_what_is_there_and_what_has_left(rig: IntakeRig) -> None:
+    await stocked(rig, "A")
+    await rig.member()
+    received = {"sku": "B", "warehouse": "W1", "quantity": 5, "lot": "L1"}
+    await rig.send(cloud_event("warehouse.received", received))
+    await rig.caught_up()
+    await rig.send(cloud_event("warehouse.counted", {"sku": "B", "warehouse": "W1", "counted": 4}))
+    await rig.send(placed("o1", ("A", 1)), placed("o2", ("A", 1)))
+    await rig.caught_up()
+    await rig.send(about("payment.authorized", "o1"), about("payment.authorized", "o2"))
+    await rig.caught_up()
+    await rig.send(
+        about("warehouse.shipped", "o1"), cloud_event("warehouse.shipped", {"reservation_id": "o2", "tracking": "T"})
+    )
+    await rig.caught_up()
+    assert rig.statuses() == {"o1": "SHIPPED", "o2": "SHIPPED"}
+    assert rig.cluster.topics("stock:B@W1") == ["registered", "restocked", "counted"]
+    rig.check()
