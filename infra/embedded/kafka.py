@@ -164,6 +164,8 @@ class KafkaServer:
 
     def _java(self, heap_mb: int, main_class: str, *words: str) -> list[str]:
         options = [f"-Xmx{heap_mb}m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError"]
+        # The quick compiler alone: up with two thirds of the work, and still faster than any client in Python.
+        options += ["-XX:TieredStopAtLevel=1"]
         options += ["-XX:-UsePerfData", "-Djava.awt.headless=true", "-Djava.net.preferIPv4Stack=true"]
         options += [f"-Dlog4j2.configurationFile={self.home / 'log4j2.yaml'}"]
         return [str(self.program.java), *options, "-cp", f"{self.program.jars}/*", main_class, *words]
