@@ -82,13 +82,16 @@ class RelayOptions:
 
 
 class Relay:
-    """One that relays or stands by. ``leads``, and while it does ``checkpoint``, say where it is."""
+    """One that relays or stands by. ``leads``, and while it does ``checkpoint``, say where it is; ``flushing``: whether
+    something is on its way to the brokers.
+    """
 
     def __init__(self, options: RelayOptions, health: Health | None = None) -> None:
         self._options = options
         self._health = health or Health()
         self._announced = False
         self.leads = False
+        self.flushing = False
         self.checkpoint: Checkpoint | None = None
 
     async def run(self, stop: asyncio.Event, on_ready: Ready = lambda: None) -> None:
@@ -129,7 +132,7 @@ class Relay:
                 pause_s = RETRY_S_MIN if term.worked else min(RETRY_S_MAX, pause_s * 2)
                 await _pause(stop, pause_s)
             finally:
-                self.leads = False
+                self.leads = self.flushing = False
                 self.checkpoint = None
                 metrics.LEADS.set(0)
 
@@ -251,7 +254,9 @@ class _Flushes:
         """Publish ``rows``, which follow the checkpoint, and move it when the brokers have them all."""
         began_s = time.monotonic()
         messages = self._batcher.messages(self.checkpoint.epoch, rows)
+        self._relay.flushing = True
         await self._publisher.publish(messages)
+        self._relay.flushing = False
         after = self.checkpoint._replace(position=rows[-1].position)
         await self._checkpoints.move(self.checkpoint, after)
         self.checkpoint = self._relay.checkpoint = after
