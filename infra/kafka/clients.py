@@ -8,11 +8,11 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Protocol, TypeVar
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.errors import KafkaError, KafkaTimeoutError
+from aiokafka.errors import KafkaError, KafkaTimeoutError, ProducerClosed
 
 from infra.kafka.topics import MESSAGE_BYTES_MAX
 
@@ -20,6 +20,7 @@ PAUSE_FIRST_S: Final = 0.1
 PAUSE_MAX_S: Final = 5.0
 BATCH_BYTES: Final = 262_144
 """Messages that gather for a partition while the one before is on its way; a larger message goes alone."""
+LET_GO_S: Final = 1.0
 LINES_FIRST: Final = 3
 LINES_EVERY_S: Final = 10.0
 
@@ -115,6 +116,20 @@ async def running(make: Callable[[], C], servers: str) -> AsyncIterator[C]:
         yield client
     finally:
         await client.stop()
+
+
+async def let_go(sender: AIOKafkaProducer) -> None:
+    """Stop a producer now, acknowledged or not.
+
+    Its own ``stop`` waits until everything is acknowledged, for ever if need be, and tries on meanwhile.
+    """
+    sending = sender._sender.sender_task
+    while sending is not None and not sending.done():
+        sending.cancel()  # the first time it waits for the request that is under way, the second it does not
+        await asyncio.wait([sending], timeout=LET_GO_S)
+    sender._message_accumulator.fail_all(ProducerClosed())
+    with suppress(KafkaError):
+        await sender.stop()
 
 
 class RateLimit(logging.Filter):

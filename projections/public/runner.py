@@ -19,8 +19,8 @@ from infra.event_store.append_lock import REFUSALS_CHANNEL
 from infra.event_store.log_reader import LogReader
 from infra.health import Health
 from infra.kafka.admin import TopicMismatch, TopicRefused, ensure_topics
-from infra.kafka.clients import BrokerAway, producer, quiet_kafka_loggers
-from infra.kafka.topics import Topics
+from infra.kafka.clients import BrokerAway, let_go, producer, quiet_kafka_loggers
+from infra.kafka.topics import PUBLIC_TOPICS, Topics, TopicSpec
 from infra.notices import Bell
 from infra.postgres import ConnectionLost, StatementFailed
 from projections.faust_runtime import Inlet, InletFailed
@@ -85,6 +85,11 @@ async def run_publisher(
                 if isinstance(error, TopicMismatch | TopicRefused | OtherLog):
                     on_ready()  # it needs somebody's hand, and the rest of the stack must run meanwhile
                 await backoff.pause(stop)
+
+
+def _topics(topics: Topics) -> list[TopicSpec]:
+    """Those that a publisher reads or writes."""
+    return [topics.spec_of(name) for name in (topics.stock_events, *map(topics.named, PUBLIC_TOPICS))]
 
 
 class _Silence:
@@ -152,9 +157,9 @@ class _Term:
             raise OtherLog(
                 "the log has been restored since it was last published: say from where on (docs/operations.md)"
             )
-        await ensure_topics(settings.kafka_servers, settings.topics.specs(), settings.replication)
+        await ensure_topics(settings.kafka_servers, _topics(settings.topics), settings.replication)
         sender = producer(settings.kafka_servers, settings.client_id)
-        held.push_async_callback(sender.stop)
+        held.push_async_callback(let_go, sender)
         await sender.start()
         return Publisher(
             log,

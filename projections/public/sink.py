@@ -2,13 +2,18 @@
 
 import asyncio
 from collections.abc import Sequence
+from typing import Final
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError, RecordTooLargeError
 
+from infra.kafka.clients import BrokerAway
 from infra.kafka.topics import Topics
 from projections.public.cloud_events import HEADERS, PublicMessage
 from projections.public.publisher import MessageRefused
+
+ACK_TIMEOUT_S: Final = 30.0
+"""How long the brokers may take to acknowledge a batch. aiokafka would go on for ever, at the cost of a processor."""
 
 
 class KafkaSink:
@@ -19,7 +24,14 @@ class KafkaSink:
         self._topics = topics
 
     async def publish(self, messages: Sequence[PublicMessage]) -> None:
-        """Return when the brokers have all of them. Raises MessageRefused, aiokafka's KafkaError."""
+        """Return when the brokers have all of them. Raises MessageRefused, BrokerAway, aiokafka's KafkaError."""
+        try:
+            async with asyncio.timeout(ACK_TIMEOUT_S):
+                await self._publish(messages)
+        except TimeoutError:
+            raise BrokerAway(f"the brokers did not acknowledge within {ACK_TIMEOUT_S:g} s") from None
+
+    async def _publish(self, messages: Sequence[PublicMessage]) -> None:
         waiting: list[asyncio.Future[object]] = []
         try:
             for message in messages:
