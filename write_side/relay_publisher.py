@@ -6,7 +6,7 @@ from contextlib import suppress
 from typing import Any, Final, Self
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError, ProducerClosed
+from aiokafka.errors import KafkaError
 
 from infra.kafka.admin import ensure_topics
 from infra.kafka.clients import BrokerAway, producer
@@ -78,7 +78,10 @@ class Publisher:
         while sending is not None and not sending.done():
             sending.cancel()  # the first time it waits for the request that is under way, the second it does not
             await asyncio.wait([sending], timeout=_CLOSE_TIMEOUT_S)
-        self._producer._message_accumulator.fail_all(ProducerClosed())
+        # What is left is nobody's any more, and stop() would wait for it; nor may it fail, since nobody would hear.
+        waiting = self._producer._message_accumulator
+        waiting._batches.clear()
+        waiting._pending_batches.clear()
         with suppress(KafkaError):
             await self._producer.stop()
 
