@@ -86,7 +86,7 @@ async def rebuild(
             await _index(servers, generation, jobs, progress)
             indexed_s = time.monotonic()
             await _set_cursor(connection, generation, head)
-            await generations.make_live(connection, generation)
+            generation = await generations.make_live(connection, generation)
             async with following(servers, generation):
                 await _caught_up(servers, generation, progress)
                 caught_up_s = time.monotonic()

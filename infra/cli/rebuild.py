@@ -99,7 +99,6 @@ async def _run(urls: "ServerUrls", wanted: _Wanted) -> dict[str, Any]:
     from projections.generations import RebuildRunning
     from projections.lane import Servers
     from projections.rebuild import Stalled, WorkerFailed, switch
-    from projections.rebuild import retire as retire_others
 
     migrate(urls.read_model_url, READ_MODEL)  # the views may have been dropped, with the table of generations
     facts: dict[str, Any] = {}
@@ -114,7 +113,7 @@ async def _run(urls: "ServerUrls", wanted: _Wanted) -> dict[str, Any]:
                 facts["generation"] = read.number
                 await _say_if_nobody_keeps(servers, read)
             if wanted.retire:
-                facts["retired"] = [generation.number for generation in await retire_others(servers)]
+                facts |= await _retire(servers)
         except (RebuildRunning, WorkerFailed) as failure:
             raise Refusal(str(failure), EXIT_CHECK_FAILED) from failure
         except Stalled as failure:
@@ -122,6 +121,16 @@ async def _run(urls: "ServerUrls", wanted: _Wanted) -> dict[str, Any]:
         except LookupError as unknown:
             raise Refusal(str(unknown)) from unknown
     return facts
+
+
+async def _retire(servers: "Servers") -> dict[str, Any]:
+    from projections import generations
+    from projections.rebuild import retire
+
+    retired = await retire(servers)
+    async with await generations.connect(servers.read_model_url) as connection:
+        read = await generations.current(connection)
+    return ({} if read is None else {"generation": read.number}) | {"retired": [each.number for each in retired]}
 
 
 async def _partitions(urls: "ServerUrls") -> int:
@@ -135,7 +144,7 @@ async def _partitions(urls: "ServerUrls") -> int:
         read = await generations.current(connection)
     if read is not None and read.partitions > 1:
         return read.partitions
-    return settings.kafka_partitions if urls.kafka_servers else 1
+    return settings.kafka_partitions
 
 
 async def _say_if_nobody_keeps(servers: "Servers", generation: "Generation") -> None:
