@@ -18,6 +18,7 @@ demo: setup
 
 # Cheapest first, so that a mistake is found in seconds.
 test: lint types contract unit side-by-side
+	@$(BIN)/python -m tests.support_kafka
 
 lint: setup
 	$(BIN)/ruff check .

@@ -34,7 +34,8 @@ from infra.migrations.runner import EVENT_STORE, PUBLIC, READ_MODEL, MigrationEr
 
 COMMAND_API, PROJECTOR, SWEEPER, READ_API = "command-api", "projector", "sweeper", "read-api"
 RELAY, WORKER, PUBLISHER, INTAKE = "relay", "worker", "publisher", "intake"
-KAFKA_ROLES: tuple[str, ...] = (RELAY, WORKER, PUBLISHER, INTAKE)  # run with Kafka alone; workers then take the projector's place
+KAFKA_ROLES = (RELAY, WORKER, PUBLISHER, INTAKE)
+"""They run with Kafka alone; the workers then take the projector's place."""
 ROLES = (COMMAND_API, PROJECTOR, SWEEPER, READ_API, *KAFKA_ROLES)
 SERVERS = ("postgres", "valkey")
 KAFKA = "kafka"
@@ -219,11 +220,7 @@ class Stack:
 
     def _background_names(self) -> list[tuple[str, str]]:
         """(role, name) of every process that no caller waits for."""
-        roles: list[str] = [SWEEPER]
-        if self._has_kafka:
-            roles += KAFKA_ROLES
-        if WORKER not in roles:
-            roles.append(PROJECTOR)
+        roles = (SWEEPER, *(KAFKA_ROLES if self._has_kafka else (PROJECTOR,)))
         names = {role: [role] for role in roles}
         names[WORKER] = [f"{WORKER}-{number}" for number in range(1, self._options.worker_processes + 1)]
         return [(role, name) for role in roles if role in self._options.roles for name in names[role]]

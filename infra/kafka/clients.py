@@ -140,6 +140,8 @@ class RateLimit(logging.Filter):
     ) -> None:
         super().__init__()
         self._first, self._every_s, self._clock = first, every_s, clock
+        self.left_out = 0
+        """In all."""
         self._passed: dict[tuple[str, int], tuple[float, int, int]] = {}
         """By statement: when its last line passed, lines that passed in this burst, lines left out since."""
 
@@ -149,6 +151,7 @@ class RateLimit(logging.Filter):
         quiet = now_s - last_s >= self._every_s
         if passed >= self._first and not quiet:
             self._passed[statement] = (last_s, passed, left_out + 1)
+            self.left_out += 1
             return False
         if left_out:
             record.msg, record.args = f"{record.getMessage()} (and {left_out:,} more like it)", None
@@ -157,7 +160,7 @@ class RateLimit(logging.Filter):
         return True
 
 
-_limit = RateLimit()
+KAFKA_LINES: Final = RateLimit()
 
 
 def quiet_kafka_loggers() -> None:
@@ -167,4 +170,4 @@ def quiet_kafka_loggers() -> None:
     """
     for name in sorted(logging.root.manager.loggerDict):
         if name.partition(".")[0] in {"aiokafka", "faust"}:
-            logging.getLogger(name).addFilter(_limit)
+            logging.getLogger(name).addFilter(KAFKA_LINES)

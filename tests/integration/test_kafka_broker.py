@@ -16,9 +16,9 @@ from infra.embedded.folder import DataFolder
 from infra.embedded.kafka import kafka_server
 from infra.embedded.leftover import processes_in
 from infra.kafka.admin import ensure_topics
-from infra.kafka.clients import consumer, producer, running
+from infra.kafka.clients import KAFKA_LINES, consumer, producer, quiet_kafka_loggers, running
 from infra.kafka.topics import TopicSpec
-from tests.support import eventually, is_running
+from tests.support import eventually, eventually_async, is_running
 from tests.support_kafka import OwnBroker, own_broker, program
 
 pytestmark = pytest.mark.kafka
@@ -68,6 +68,23 @@ async def test_what_was_acknowledged_survives_kill_9_and_an_orderly_restart(brok
     broker.stop()
     broker.start()
     assert await read(broker.servers) == [*before, b"three"]
+
+
+async def test_clients_of_a_broker_that_is_away_write_few_lines(
+    broker: OwnBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    quiet_kafka_loggers()
+    await ensure_topics(broker.servers, [TOPIC], 1)
+    async with running(lambda: producer(broker.servers, "test"), broker.servers) as sender:
+        await sender.send_and_wait(TOPIC.name, b"before", partition=0)
+        left_out, lines = KAFKA_LINES.left_out, len(caplog.records)
+        broker.kill()
+        late = await sender.send(TOPIC.name, b"late", partition=0)
+        await eventually_async(lambda: KAFKA_LINES.left_out - left_out > 500, timeout_s=60)
+        assert len(caplog.records) - lines < 100
+        broker.start()
+        await late
+    assert (await read(broker.servers))[-2:] == [b"before", b"late"]
 
 
 async def test_a_later_run_finds_the_messages_at_other_ports(broker: OwnBroker, module_data_dir: Path) -> None:

@@ -139,3 +139,42 @@ print(broker_program().jars)
     assert sorted(errors.count("bringing Kafka's jars") for _, errors in said) == [0, 1]
     assert {jar.name for jar in place.iterdir()} == {jar.name for jar in program().jars.iterdir()}
     assert len(list(place.glob("kafka_*.jar"))) == 1
+
+
+ROOT = Path(__file__).parents[2]
+WITHOUT_JAVA = {"PATH": "", "JAVA_HOME": ""}
+
+
+def pytest_without_java(**environment: str) -> "subprocess.CompletedProcess[str]":
+    words = ["-q", "-rs", "-p", "no:cacheprovider", "tests/integration/test_kafka_topics.py"]
+    return subprocess.run(
+        [sys.executable, "-m", "pytest", *words],
+        env={**os.environ, "STOCKHOLD_REQUIRE_KAFKA": "", **WITHOUT_JAVA, **environment},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def test_where_kafka_cannot_run_its_tests_are_left_out_and_the_last_line_says_so() -> None:
+    left_out = pytest_without_java()
+    assert left_out.returncode == 0, left_out.stdout
+    assert "without Kafka: Kafka needs Java 17 or later" in left_out.stdout
+    assert "passed" not in left_out.stdout
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.support_kafka"],
+        env={**os.environ, **WITHOUT_JAVA},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert ended.stdout.startswith("passed; the tests of Kafka were left out: Kafka needs Java 17 or later")
+
+
+def test_where_kafka_must_run_leaving_its_tests_out_is_a_failure() -> None:
+    failed = pytest_without_java(STOCKHOLD_REQUIRE_KAFKA="1")
+    assert failed.returncode == 1
+    assert "Kafka needs Java 17 or later" in failed.stdout
+    assert "skipped" not in failed.stdout
