@@ -21,6 +21,8 @@ from tests.support import Up, eventually_async, is_running, stockhold_up
 
 PROCESSES = ("--command-processes", "2")
 VICTIMS = ("command-api-1", "projector", "sweeper", "valkey", "read-api-1", "postgres", "command-api-2", "projector")
+WITH_KAFKA = ("--kafka", "--worker-processes", "2")
+VICTIMS_WITH_KAFKA = ("worker-1", "relay", "kafka", "worker-2", "postgres", "publisher", "valkey", "intake", "worker-1")
 SKUS, WAREHOUSES = ("C-1", "C-2", "C-3", "C-4"), ("W1", "W2", "W3")
 CUSTOMERS = 12
 BACK_S = 30.0
@@ -61,15 +63,24 @@ async def rush_in(shop: Shop) -> AsyncIterator[None]:
         yield
 
 
-@pytest.mark.timeout(300)
-async def test_whoever_is_killed_the_books_are_right(data_dir: Path) -> None:
+@pytest.mark.timeout(420)
+@pytest.mark.parametrize(
+    ("processes", "victims"),
+    [
+        pytest.param(PROCESSES, VICTIMS, id="follower"),
+        pytest.param(WITH_KAFKA, VICTIMS_WITH_KAFKA, id="kafka", marks=pytest.mark.kafka),
+    ],
+)
+async def test_whoever_is_killed_the_books_are_right(
+    data_dir: Path, processes: tuple[str, ...], victims: tuple[str, ...]
+) -> None:
     draw = random.Random(seed())
     books = Books("crash")
-    with stockhold_up(data_dir, *PROCESSES) as up:
+    with stockhold_up(data_dir, *processes) as up:
         shop = open_shop(up, books, draw)
         await shop.open(units=3_000)
         async with shop.busy(CUSTOMERS):
-            for victim in VICTIMS:
+            for victim in victims:
                 await commands_answered(books, draw.randint(20, 120))
                 async with rush_in(shop):
                     await asyncio.sleep(draw.uniform(0, 0.3))  # a moment by chance: there is nothing to wait for
@@ -87,7 +98,7 @@ async def test_whoever_is_killed_the_books_are_right(data_dir: Path) -> None:
                 up.process.kill()
                 up.process.wait()
                 await eventually_async(lambda: not [pid for pid in up.pids() if is_running(pid)])
-    with stockhold_up(data_dir, *PROCESSES) as up:
+    with stockhold_up(data_dir, *processes) as up:
         await check_and_settle(books, up)
         assert_clean(up)
         shop = open_shop(up, books, draw)
