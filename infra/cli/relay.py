@@ -44,11 +44,12 @@ def relay(
     from infra.bootstrap import relay_options
 
     with stack_urls(data) as urls:
-        if not urls.kafka_servers:
+        servers = urls.kafka_servers or load_settings().kafka_servers
+        if not servers:
             raise Refusal(
                 "there is no Kafka here: set STOCKHOLD_KAFKA_SERVERS, or name the folder of a stack that runs with --kafka"
             )
-        settings = load_settings(event_store_url=urls.event_store_url, kafka_servers=urls.kafka_servers)
+        settings = load_settings(event_store_url=urls.event_store_url, kafka_servers=servers)
         began_s = time.monotonic()
         published = _publish(relay_options(settings), after)
         took_s = time.monotonic() - began_s
