@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -23,9 +23,12 @@ from tests.support import eventually_async
 from tests.support_audit import audit, check_index
 from tests.support_write_side import Cluster, PostgresDatabase
 from write_side.executor import CommandExecutor
+from write_side.intake.clerk import Clerk
 from write_side.intake.intake import GROUP, Intake, IntakeOptions
+from write_side.intake.lanes import Lanes
 from write_side.intake.messages import Received
 from write_side.intake.postgres_store import PostgresIntakeStore
+from write_side.intake.store import DeadMessage, IntakeStore
 
 SOURCE = "/shop"
 PARTITIONS = 4
@@ -263,5 +266,40 @@ class IntakeRig:
         return [cause for _, cause in seen]
 
 
-def quantities(events: Iterable[dict[str, Any]]) -> int:
-    return sum(event["quantity"] for event in events)
+# Without a broker ------------------------------------------------------------------------------------
+
+
+class Shelf:
+    """Takes what would go to the dead-letter topic."""
+
+    def __init__(self) -> None:
+        self.published: list[DeadMessage] = []
+
+    async def publish(self, messages: Sequence[DeadMessage]) -> None:
+        self.published += messages
+
+    def said(self) -> list[tuple[str, str]]:
+        return [(message.received.topic, message.code) for message in self.published]
+
+
+class Desk:
+    """A clerk of one process, handed messages by the test: a memory of its own, a store that others may share."""
+
+    def __init__(self, executor: CommandExecutor, store: IntakeStore) -> None:
+        self.shelf = Shelf()
+        self.store = store
+        self.lanes = Lanes(executor)
+        self.clerk = Clerk(self.lanes, store, self.shelf)
+
+    async def hand(self, *events: Any) -> None:
+        """One batch: (topic, anything), or events that name their topic as their type."""
+        batch = [
+            received(event[0], event[1], offset=number)
+            if isinstance(event, tuple)
+            else received(event["type"], event, offset=number)
+            for number, event in enumerate(events)
+        ]
+        await asyncio.wait_for(self.clerk.settle(batch), 30)
+
+    async def look_after(self) -> None:
+        await asyncio.wait_for(self.clerk.look_after(), 30)

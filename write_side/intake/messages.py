@@ -158,7 +158,9 @@ class Unreadable(Exception):
 
 @dataclass(slots=True, eq=False)
 class Message:
-    """A message that was understood. ``order_id``: the order it is about, if it is about one."""
+    """A message that was understood. ``order_id``: whose messages wake it; of a shipment that names a reservation alone
+    that one's id, for most orders have one reservation, of the same id.
+    """
 
     received: Received
     kind: Kind
@@ -206,7 +208,7 @@ def read(received: Received) -> Message:
     if event.datacontenttype is not None and not _is_json(event.datacontenttype):
         raise Unreadable("unsupported-media-type", "$.datacontenttype: `data` must be `application/json`")
     command = kind.command(event.data)
-    order_id: str | None = getattr(command, "order_id", None)
+    order_id: str | None = getattr(command, "order_id", None) or getattr(command, "reservation_id", None)
     return Message(
         received,
         kind,
@@ -222,10 +224,8 @@ def read(received: Received) -> Message:
 
 def _lane_of(command: Command) -> str:
     """Of a command that names no order. No order has an ``@`` in its id."""
-    if isinstance(command, Restock | CountStock):
-        return stock_stream(command.sku, command.warehouse) + "@"
-    assert isinstance(command, ShipReservation)
-    return command.reservation_id
+    assert isinstance(command, Restock | CountStock)
+    return stock_stream(command.sku, command.warehouse)
 
 
 def _is_json(media_type: str) -> bool:
