@@ -8,6 +8,7 @@ opens another. Nothing listens on a port, nothing is kept on disk, nothing is de
 import asyncio
 import logging
 import tempfile
+import time
 from collections import deque
 from collections.abc import Set as AbstractSet
 from contextlib import suppress
@@ -24,6 +25,8 @@ BUFFERED_MAX: Final = 64
 """Messages that wait here, and as many once more within Faust; one holds up to hundreds of events."""
 START_TIMEOUT_S: Final = 30.0
 STOP_TIMEOUT_S: Final = 10.0
+ANSWER_TIMEOUT_S: Final = 10.0
+LOOK_S: Final = 0.25
 
 
 class InletFailed(Exception):
@@ -73,6 +76,8 @@ class Inlet:
         self._room = asyncio.Event()
         self._folder = tempfile.TemporaryDirectory(prefix="stockhold-faust-")  # it insists on one
         self._topic = topic
+        self._unfetched = 0
+        self._looked_s = float("-inf")
         self._app = self._make_app(servers, topic, group, client_id, start)
 
     def _make_app(self, servers: str, topic: str, group: str, client_id: str, start: str) -> faust.App:
@@ -152,15 +157,24 @@ class Inlet:
             self._wake.set()
 
     async def behind(self) -> int:
-        """How many messages of the partitions have not been fetched yet, as far as the broker has said, or wait here."""
-        consumer = self._app.consumer
-        waiting = len(self._waiting)
-        for partition in self.assigned:
-            tp = TP(self._topic, partition)
-            end = consumer.highwater(tp)
-            if end is not None:
-                waiting += max(0, end - (await consumer.position(tp) or end))
-        return waiting
+        """How many messages of the partitions wait here or, a moment ago, with the broker, as far as that has said.
+
+        Raises InletFailed if Faust does not say.
+        """
+        now_s = time.monotonic()
+        if now_s - self._looked_s > LOOK_S:  # its consumer has a thread of its own: asking costs a millisecond
+            try:
+                async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                    self._unfetched = sum([await self._unfetched_of(partition) for partition in self.assigned])
+            except Exception as error:
+                raise InletFailed(f"Faust does not say where it is: {error!r}") from error
+            self._looked_s = now_s
+        return len(self._waiting) + self._unfetched
+
+    async def _unfetched_of(self, partition: int) -> int:
+        tp = TP(self._topic, partition)
+        end = self._app.consumer.highwater(tp)
+        return max(0, end - (await self._app.consumer.position(tp) or end)) if end is not None else 0
 
     async def _on_assigned(self, _app: object, *assigned: AbstractSet[TP], **_: object) -> None:
         self._share_out(frozenset(tp.partition for tp in assigned[0]))

@@ -15,7 +15,8 @@ from typing import Final
 from aiokafka.errors import KafkaError
 
 from infra.health import Health
-from infra.kafka.admin import TopicMismatch, ensure_topics
+from infra.kafka.admin import TopicMismatch, TopicRefused, ensure_topics
+from infra.kafka.clients import BrokerAway
 from infra.kafka.event_batches import EventBatch, UnreadableMessage, decode_batch
 from infra.kafka.topics import Topics
 from projections.faust_runtime import Delivery, Inlet, InletFailed
@@ -80,10 +81,10 @@ async def run_fed(
             async with _inlet(generation, feed) as inlet:
                 backoff.worked()
                 await _Shares(generation, servers, feed, inlet, stop, options, on_ready, health).run()
-        except (InletFailed, KafkaError, OSError, TopicMismatch) as error:
+        except (InletFailed, BrokerAway, KafkaError, OSError, TopicMismatch, TopicRefused) as error:
             logger.warning("Kafka cannot be used", extra={"generation": generation.schema, "error": str(error)})
             health.say(generation.schema, str(error))
-            if isinstance(error, TopicMismatch):
+            if isinstance(error, TopicMismatch | TopicRefused):
                 on_ready()  # nothing more will come of waiting
             await backoff.pause(stop)
 
