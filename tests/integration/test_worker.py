@@ -122,12 +122,14 @@ class Bench:
                 for r in read_views(self.url, generation.schema)["stock_levels"]
             }
             async with connect_redis(self.redis_url) as redis:
-                cached = await read_cache(redis, generation.redis_prefix)
                 assert await redis.hlen(f"{generation.redis_prefix}:filled") == PARTITIONS
+                cached = await read_cache(redis, generation.redis_prefix)
             for sku in skus:
                 version = wanted[f"stock:{sku}@W1"]
                 assert found.get((sku, "W1")) == version, sku
-                assert cached.levels[sku, "W1"].version == version, sku
+                level = cached.levels.get((sku, "W1"))
+                assert level is not None, sku
+                assert level.version == version, sku
             return True
 
         await eventually_async(both, what="every item in both stores")
