@@ -1,6 +1,7 @@
 """What a background process shows of itself: `/healthz`, `/readyz` and `/metrics`, on a socket of its own.
 
-The supervisor hands the socket down and asks `/healthz`; a process run alone listens on `STOCKHOLD_MONITOR_PORT`.
+The supervisor hands the socket down and asks `/healthz`; a process run alone listens on `STOCKHOLD_MONITOR_PORT`, and ends
+by itself when it is stuck.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from infra.http_server import bound_socket, listening_socket, serve
 from infra.problems import PROBLEM_JSON, RETRY_AFTER_S, problem
 from infra.process import announce_ready
 from infra.settings import ProcessSettings
+from infra.watchdog import watch
 
 START: Final = "start"
 """The check that fails until the process works."""
@@ -47,11 +49,18 @@ async def monitored(
         return
     stop = asyncio.Event()
     serving = asyncio.create_task(serve(monitor_app(health, registries), listener, until=stop.wait()))
+    # A supervisor asks over the socket that it handed down; alone, nobody would act on the answer.
+    unwatch = watch(health, settings.stall_s) if settings.monitor_fd is None else _nobody_watches
     try:
         yield health
     finally:
+        unwatch()
         stop.set()
         await serving
+
+
+def _nobody_watches() -> None:
+    """What there is to end where no watchdog runs."""
 
 
 def works(settings: ProcessSettings, health: Health) -> Callable[[], None]:

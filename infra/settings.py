@@ -86,6 +86,10 @@ class ProcessSettings(BaseSettings):
         description="Port of the monitor (health and metrics) of a background process run alone; 0: none.",
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on when no socket is inherited.")
+    insecure_listen: bool = Field(
+        default=False,
+        description="Allow a host that other machines can reach, as `--insecure-listen` does: there is no authentication.",
+    )
     command_port: Port = Field(default=8000, description="Port of the command API when no socket is inherited.")
     read_port: Port = Field(default=8001, description="Port of the read API when no socket is inherited.")
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(

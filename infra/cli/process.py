@@ -1,4 +1,4 @@
-"""`stockhold process NAME`: one process of the stack, as its supervisor starts it. Not for typing."""
+"""`stockhold process NAME`: one process of the stack, as its supervisor or a container starts it. Not for typing."""
 
 import logging
 import re
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 HIDDEN = True
 BACKGROUND = {"projector", "sweeper", "relay", "worker", "publisher"}
+DOORS = {"command-api", "read-api"}
 NAME = re.compile(r"(?P<role>[a-z-]+?)(-\d+)?")
 
 
@@ -37,6 +38,7 @@ def process(name: Annotated[str, typer.Argument(help="A role, with a number if t
     if matched is None or matched["role"] not in runners:
         raise Refusal(f"there is no process {name!r}: the roles are {', '.join(runners)}")
     settings = load_settings(process_name=name)
+    _refuse_open_doors(settings, matched["role"])
     end_with_supervisor(settings)
     if matched["role"] in BACKGROUND:
         step_back(settings)
@@ -48,3 +50,15 @@ def process(name: Annotated[str, typer.Argument(help="A role, with a number if t
     except Exception:
         logging.getLogger(__name__).exception("%s ended by an error", name)
         raise typer.Exit(1) from None
+
+
+def _refuse_open_doors(settings: "Settings", role: str) -> None:
+    """A process that opens a port of its own where others can reach it must have been told to. Raises Refusal."""
+    from infra.embedded.ports import is_loopback
+
+    listens = settings.listen_fd is None if role in DOORS else settings.monitor_fd is None and settings.monitor_port
+    if listens and not settings.insecure_listen and not is_loopback(settings.host):
+        raise Refusal(
+            f"STOCKHOLD_HOST: {settings.host} can be reached from other machines and there is no authentication yet:"
+            " set STOCKHOLD_INSECURE_LISTEN=1"
+        )

@@ -49,14 +49,14 @@ def up(
     from infra.embedded.supervisor import RestartPolicy
     from infra.telemetry import configure_logging
 
-    if not insecure_listen and not is_loopback(host):
-        raise Refusal(
-            f"{host} can be reached from other machines and there is no authentication yet: add --insecure-listen"
-        )
     unknown = set(without or ()) - set(ROLES)
     if unknown:
         raise Refusal(f"--without knows {', '.join(ROLES)}, not {', '.join(sorted(unknown))}", EXIT_USAGE)
     settings = load_settings()
+    if not (insecure_listen or settings.insecure_listen) and not is_loopback(host):
+        raise Refusal(
+            f"{host} can be reached from other machines and there is no authentication yet: add --insecure-listen"
+        )
     configure_logging("supervisor", settings.log_level)
     options = StackOptions(
         data_dir=data or default_data_dir(),

@@ -181,7 +181,7 @@ class Stack:
 
     async def _start(self) -> None:
         await self._start_servers()
-        await asyncio.to_thread(_migrate, self._urls)
+        await asyncio.to_thread(bring_up_to_date, self._urls.event_store_url, self._urls.read_model_url)
         # Side by side, and in this order for the end: the doors close before what works behind them.
         doors = [*self._door_children(COMMAND_API), *self._door_children(READ_API)]
         await asyncio.gather(*(self._supervisor.start(group) for group in (self._background_children(), doors)))
@@ -298,14 +298,15 @@ def _check_external(options: StackOptions) -> None:
         check_kafka("STOCKHOLD_KAFKA_SERVERS", options.kafka_servers)
 
 
-def _migrate(urls: ServerUrls) -> None:
-    """Raises StackError."""
+def bring_up_to_date(event_store_url: str, read_model_url: str) -> list[str]:
+    """Migrate both databases, which may be one; the files applied now, by `schema/file`. Raises StackError."""
+    applied = []
     try:
-        migrate(urls.event_store_url, EVENT_STORE)
-        migrate(urls.read_model_url, READ_MODEL)
-        migrate(urls.read_model_url, PUBLIC)
+        for url, tables in ((event_store_url, EVENT_STORE), (read_model_url, READ_MODEL), (read_model_url, PUBLIC)):
+            applied += [f"{tables.schema}/{name}" for name in migrate(url, tables)]
     except (MigrationError, psycopg.Error) as error:
         raise StackError(f"the database could not be brought up to date: {error}") from error
+    return applied
 
 
 @contextlib.contextmanager
