@@ -13,7 +13,8 @@ import msgspec
 
 from demo.answers import AvailabilityPage, Level, Reservation
 from demo.baskets import Item
-from demo.client import GONE, NOT_FOUND, OK, Client, expect
+from demo.client import NOT_FOUND, OK, Client, expect
+from demo.door import Door
 from demo.driver import read_level
 from demo.errors import DemoError
 from demo.ledger import Ledger, Status
@@ -29,8 +30,9 @@ Thing = TypeVar("Thing")
 class Auditor:
     """`differences` holds a sentence for everything that is not as it must be."""
 
-    def __init__(self, client: Client, ledger: Ledger, reporter: Reporter) -> None:
+    def __init__(self, client: Client, door: Door, ledger: Ledger, reporter: Reporter) -> None:
         self._client = client
+        self._door = door
         self._ledger = ledger
         self._reporter = reporter
         self.differences: list[str] = []
@@ -49,6 +51,7 @@ class Auditor:
             await self._compare_levels(bar)
         with self._reporter.stage("Asking after every order", len(script.orders)) as bar:
             await self._compare_reservations(script.orders, bar)
+        self.differences += await self._door.differences(self._ledger)
 
     def _is_unpaid(self, order: Order) -> bool:
         return order.outcome is Outcome.EXPIRED and self._ledger.statuses[order.order_id] is Status.ACTIVE
@@ -64,10 +67,8 @@ class Auditor:
 
     async def _pay_too_late(self, orders: Iterable[Order], bar: Bar) -> None:
         async def pay(order: Order) -> None:
-            path = f"/v1/reservations/{order.order_id}/commit"
-            answer = await self._client.command("POST", path, {}, f"{order.order_id}:pay-too-late")
-            if not answer.is_refusal(GONE, "reservation-expired"):
-                self.differences.append(f"{order.order_id}: a late payment was answered {answer.status}")
+            if wrong := await self._door.pay_too_late(order):
+                self.differences.append(f"{order.order_id}: a late payment was {wrong}")
             bar.advance()
 
         await in_parallel(pay, orders)

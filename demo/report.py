@@ -7,7 +7,9 @@ from typing import Any
 from rich.table import Table
 
 from demo.baskets import Item
+from demo.door import Traffic
 from demo.driver import LAG
+from demo.kafka_door import PLACED_TO_RESERVED
 from demo.ledger import Ledger
 from demo.script import Action, Script
 from demo.timings import Timings
@@ -25,13 +27,25 @@ COMMANDS = (
 
 
 @dataclass(frozen=True, slots=True)
+class MessageReport:
+    """Of orders that came in through Kafka: how many messages, also by topic, and from an order to its answer."""
+
+    messages_sent: int
+    messages_received: int
+    messages_repeated: int
+    messages: dict[str, int]
+    placed_to_reserved_p50_ms: float | None
+    placed_to_reserved_p99_ms: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Report:
     """Orders count by what happened to them: one may be among the `reserved`, `committed`, `shipped` and `returned`.
 
     `released` before they were paid, `cancelled` afterwards. `events` as the answers add up, of the demo's own items and
     warehouses; `log_events` as `verify` counted them in the whole log. `oversold` in units, the worst that any level of
     an item ever showed; `differing`: what the audit found wrong. Figures named so in milliseconds, as the client saw
-    them while the orders were played.
+    them while the orders were played. `messages`: None unless the orders came in through Kafka.
     """
 
     orders: int
@@ -63,6 +77,7 @@ class Report:
     seed: int
     play_seconds: float
     seconds: float
+    messages: MessageReport | None = None
 
     def is_good(self) -> bool:
         return self.oversold == 0 and self.differing == 0 and self.views_match_log
@@ -73,7 +88,8 @@ class Report:
         return "Something is wrong: see above."
 
     def as_dict(self) -> dict[str, object]:
-        return asdict(self)
+        facts = asdict(self)
+        return facts | (facts.pop("messages") or {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +113,7 @@ class Played:
     """A performance as the demo itself saw it.
 
     `differences` between what the service shows and what it answered, a sentence for each; `events` and `seconds` of
-    playing the orders alone; `story` of the item `hero`, line by line.
+    playing the orders alone; `story` of the item `hero`, line by line. `traffic`: None where nothing went by message.
     """
 
     ledger: Ledger
@@ -108,6 +124,7 @@ class Played:
     seconds: float
     hero: Item
     story: Sequence[str]
+    traffic: Traffic | None = None
 
 
 def write_report(script: Script, played: Played, verification: Verification, seconds: float) -> Report:
@@ -144,6 +161,18 @@ def write_report(script: Script, played: Played, verification: Verification, sec
         seed=script.seed,
         play_seconds=round(played.seconds, 2),
         seconds=round(seconds, 2),
+        messages=_message_report(played.traffic, played.timings) if played.traffic else None,
+    )
+
+
+def _message_report(traffic: Traffic, timings: Timings) -> MessageReport:
+    return MessageReport(
+        messages_sent=traffic.sent.total(),
+        messages_received=traffic.heard.total(),
+        messages_repeated=traffic.repeated,
+        messages=dict(traffic.sent + traffic.heard),
+        placed_to_reserved_p50_ms=timings.percentile_ms([PLACED_TO_RESERVED], 50),
+        placed_to_reserved_p99_ms=timings.percentile_ms([PLACED_TO_RESERVED], 99),
     )
 
 
@@ -161,10 +190,23 @@ def timings_table(timings: Timings) -> Table:
     table.add_column("command", style="bold")
     for heading in ("times", "p50 ms", "p99 ms"):
         table.add_column(heading, justify="right")
-    for name in (*COMMANDS, LAG):
+    for name in (*COMMANDS, PLACED_TO_RESERVED, LAG):
         if count := timings.count([name]):
             figures = (timings.percentile_ms([name], percent) for percent in (50, 99))
             table.add_row(name, f"{count:,}", *(f"{figure:.1f}" for figure in figures))
+    return table
+
+
+def messages_table(traffic: Traffic) -> Table:
+    """How many went in and came out, by topic."""
+    table = Table(title="Messages", title_justify="left")
+    table.add_column("topic", style="bold")
+    for heading in ("sent", "heard"):
+        table.add_column(heading, justify="right")
+    for topic, count in traffic.sent.items():
+        table.add_row(topic, f"{count:,}", "")
+    for topic, count in sorted(traffic.heard.items()):
+        table.add_row(topic, "", f"{count:,}")
     return table
 
 
@@ -185,6 +227,9 @@ def _summary(report: Report) -> Iterable[tuple[str, str]]:
         "throughput",
         f"{report.commands_per_s:,.0f} commands/s, {report.events_per_s:,.0f} events/s over {report.play_seconds:.1f} s",
     )
+    if (messages := report.messages) is not None:
+        heard = f"{messages.messages_received:,} heard, {messages.messages_repeated:,} times one a second time"
+        yield "messages", f"{messages.messages_sent:,} sent, {heard}"
     yield "oversold", f"{report.oversold} units"
     yield "own books", _verdict(report.differing, "every item and order is as it was answered", "differences")
     yield (

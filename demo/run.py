@@ -1,6 +1,8 @@
 """The whole demo, from an empty folder to the verdict."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from time import monotonic
 from uuid import uuid4
@@ -10,26 +12,33 @@ from rich.console import Console
 
 from demo.audit import Auditor
 from demo.baskets import product_name, product_of, read_baskets
-from demo.client import Urls, connected
+from demo.client import Client, Urls, connected
+from demo.door import Door
 from demo.driver import Driver
+from demo.http_door import HttpDoor
+from demo.kafka_door import through_kafka
 from demo.ledger import Ledger
+from demo.postbox import Postbox
 from demo.progress import Reporter
-from demo.report import Played, Report, Verification, summary_table, timings_table, write_report
+from demo.report import Played, Report, Verification, messages_table, summary_table, timings_table, write_report
 from demo.script import Script, write_script
 from demo.stack import Stack, own_stack, running_stack
 from demo.story import most_eventful, read_history, tell
 from demo.timings import Timings
 
 DIFFERENCES_SHOWN = 10
+SOURCE = "/stockhold/demo"
+"""Of our messages: with the run's own names it makes their ids nobody else's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """`urls` of a running stack; without, the demo starts one."""
+    """`urls` of a running stack; without, the demo starts one. `kafka`: orders come in through it."""
 
     orders: int
     seed: int
     urls: Urls | None = None
+    kafka: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +53,9 @@ def run_demo(options: Options, reporter: Reporter) -> Performance:
     if options.urls:
         # Names of its own on a stack that others use too, so that no other order touches what the ledger counts.
         script = _script(options, reporter, run=f"-{uuid4().hex[:6]}")
-        return _perform(running_stack(options.urls), script, reporter, began)
+        return _perform(running_stack(options.urls, kafka=options.kafka), script, reporter, began)
     reporter.say("Starting the stack ...")
-    with own_stack() as starting:
+    with own_stack(kafka=options.kafka) as starting:
         script = _script(options, reporter)
         return _perform(starting.wait_ready(), script, reporter, began)
 
@@ -56,6 +65,8 @@ def show(performance: Performance, console: Console) -> None:
     played = performance.played
     console.print(summary_table(performance.report))
     console.print(timings_table(played.timings))
+    if played.traffic:
+        console.print(messages_table(played.traffic))
     for difference in played.differences[:DIFFERENCES_SHOWN]:
         console.print(difference, style="red", markup=False)
     name = product_name(product_of(played.hero.sku))
@@ -71,7 +82,7 @@ def _script(options: Options, reporter: Reporter, run: str = "") -> Script:
 
 def _perform(stack: Stack, script: Script, reporter: Reporter, began: float) -> Performance:
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        played = runner.run(_play(stack.urls, script, reporter))
+        played = runner.run(_play(stack, script, reporter))
     reporter.say("Comparing every view with a replay of the log ...")
     verification = Verification.of(stack.verify())
     report = write_report(script, played, verification, monotonic() - began)
@@ -83,11 +94,10 @@ def _perform(stack: Stack, script: Script, reporter: Reporter, began: float) -> 
     return Performance(report, played)
 
 
-async def _play(urls: Urls, script: Script, reporter: Reporter) -> Played:
+async def _play(stack: Stack, script: Script, reporter: Reporter) -> Played:
     ledger, timings = Ledger(), Timings()
-    async with connected(urls) as client:
-        await client.greet()
-        driver = Driver(client, ledger, timings)
+    async with _connected(stack, ledger, timings) as (client, door):
+        driver = Driver(client, door, ledger, timings)
         with reporter.stage("Opening stores", len(script.warehouses)) as bar:
             await driver.open_stores(script.warehouses, bar)
         with reporter.stage("Filling their shelves", len(script.opening)) as bar:
@@ -96,8 +106,30 @@ async def _play(urls: Urls, script: Script, reporter: Reporter) -> Played:
         with reporter.stage("Playing the orders", len(script.steps)) as bar:
             await driver.play(script.steps, bar)
         seconds, events = monotonic() - began, ledger.events() - opening_events
-        auditor = Auditor(client, ledger, reporter)
+        auditor = Auditor(client, door, ledger, reporter)
         await auditor.audit(script)
         hero = most_eventful(script.orders, ledger)
         story = tuple(tell(await read_history(client, hero)))
-        return Played(ledger, timings, auditor.differences, client.commands_repeated, events, seconds, hero, story)
+        return Played(
+            ledger,
+            timings,
+            auditor.differences,
+            client.commands_repeated,
+            events,
+            seconds,
+            hero,
+            story,
+            door.traffic,
+        )
+
+
+@asynccontextmanager
+async def _connected(stack: Stack, ledger: Ledger, timings: Timings) -> AsyncIterator[tuple[Client, Door]]:
+    """A client for what goes over HTTP on any stack, and the door for the orders."""
+    async with connected(stack.urls) as client:
+        await client.greet()
+        if stack.brokers is None:
+            yield client, HttpDoor(client, ledger.saw)
+            return
+        async with through_kafka(stack.brokers, SOURCE, Postbox(SOURCE, ledger.saw), timings) as door:
+            yield client, door

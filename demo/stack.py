@@ -16,6 +16,7 @@ from typing import Any
 
 from demo.client import Urls
 from demo.errors import NOT_REACHABLE, DemoError
+from demo.kafka_door import Brokers
 
 STOCKHOLD = (sys.executable, "-m", "infra.cli.main")
 SERVER_URLS = {
@@ -23,19 +24,26 @@ SERVER_URLS = {
     "read_model_url": "STOCKHOLD_READ_MODEL_URL",
     "redis_url": "STOCKHOLD_REDIS_URL",
 }
+KAFKA_SERVERS, KAFKA_PREFIX = "STOCKHOLD_KAFKA_SERVERS", "STOCKHOLD_KAFKA_PREFIX"
+NOT_OF_OWN_STACK = {*SERVER_URLS.values(), KAFKA_SERVERS, KAFKA_PREFIX}
 START_S_MAX = 120.0
+KAFKA_START_S_MAX = 900.0  # Maven may have to bring the broker first
 STOP_S_MAX = 60.0
 LOG_LINES = 30
 
 
 @dataclass(frozen=True)
 class Stack:
-    """A running stack: where its APIs are, how to have it verified, and whether nobody else uses it."""
+    """A running stack: where its APIs are, how to have it verified, and whether nobody else uses it.
+
+    `brokers`: of Kafka, if orders are to come in through it.
+    """
 
     urls: Urls
     is_own: bool
     environment: Mapping[str, str] = field(repr=False)  # has passwords
     stockhold: Sequence[str] = STOCKHOLD
+    brokers: Brokers | None = None
 
     def verify(self) -> dict[str, Any]:
         """What `stockhold verify --json` says. Raises DemoError if it could not do its work."""
@@ -55,15 +63,17 @@ class Stack:
 class StartingStack:
     """`stockhold up`, on its way: the demo reads its baskets meanwhile."""
 
-    def __init__(self, folder: Path, stockhold: Sequence[str] = STOCKHOLD) -> None:
+    def __init__(self, folder: Path, stockhold: Sequence[str] = STOCKHOLD, *, kafka: bool = False) -> None:
         self._stockhold = stockhold
-        self._environment = {name: value for name, value in os.environ.items() if name not in SERVER_URLS.values()}
+        self._start_s_max = KAFKA_START_S_MAX if kafka else START_S_MAX
+        self._environment = {name: value for name, value in os.environ.items() if name not in NOT_OF_OWN_STACK}
+        words = ["up", "--json", "--data", str(folder / "data"), "--command-port", "0", "--read-port", "0"]
         self._log = folder / "up.log"
         # If the demo is killed, this end of the pipe closes, and the stack knows that nobody wants it any more.
         lifeline, self._lifeline = os.pipe()
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(  # noqa: S603  (our own command)
-                [*stockhold, "up", "--json", "--data", folder / "data", "--command-port", "0", "--read-port", "0"],
+                [*stockhold, *words, *["--kafka"] * kafka],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=log,
@@ -80,9 +90,10 @@ class StartingStack:
         if line is None:
             raise DemoError(f"The stack did not start.\n{self._log_end()}", NOT_REACHABLE)
         facts = json.loads(line)
-        servers = {variable: facts[name] for name, variable in SERVER_URLS.items()}
+        environment = self._environment | {variable: facts[name] for name, variable in SERVER_URLS.items()}
         urls = Urls(facts["command_url"], facts["read_url"])
-        return Stack(urls, is_own=True, environment=self._environment | servers, stockhold=self._stockhold)
+        brokers = Brokers(facts["kafka"]) if "kafka" in facts else None
+        return Stack(urls, is_own=True, environment=environment, stockhold=self._stockhold, brokers=brokers)
 
     def stop(self) -> None:
         self._process.send_signal(signal.SIGTERM)
@@ -99,7 +110,7 @@ class StartingStack:
     def _first_line(self) -> bytes | None:
         output = self._process.stdout
         assert output is not None
-        ready, _, _ = select.select([output], [], [], START_S_MAX)
+        ready, _, _ = select.select([output], [], [], self._start_s_max)
         return (output.readline() or None) if ready else None
 
     def _log_end(self) -> str:
@@ -107,19 +118,26 @@ class StartingStack:
 
 
 @contextmanager
-def own_stack(stockhold: Sequence[str] = STOCKHOLD) -> Iterator[StartingStack]:
+def own_stack(stockhold: Sequence[str] = STOCKHOLD, *, kafka: bool = False) -> Iterator[StartingStack]:
     """A stack with a data folder of its own; nothing of either is left afterwards, however the block ends."""
     with _terminated_like_interrupted(), TemporaryDirectory(prefix="stockhold-demo-") as folder:
-        starting = StartingStack(Path(folder), stockhold)
+        starting = StartingStack(Path(folder), stockhold, kafka=kafka)
         try:
             yield starting
         finally:
             starting.stop()
 
 
-def running_stack(urls: Urls) -> Stack:
-    """One that somebody else runs. `verify` finds its servers by the environment that the demo was called with."""
-    return Stack(urls, is_own=False, environment=os.environ)
+def running_stack(urls: Urls, *, kafka: bool = False) -> Stack:
+    """One that somebody else runs. Its servers are those of the environment that the demo was called with.
+
+    Raises DemoError if orders are to come in through Kafka and the environment does not name it.
+    """
+    servers = os.environ.get(KAFKA_SERVERS, "")
+    if kafka and not servers:
+        raise DemoError(f"{KAFKA_SERVERS} does not name the brokers of that stack", NOT_REACHABLE)
+    brokers = Brokers(servers, os.environ.get(KAFKA_PREFIX, "")) if kafka else None
+    return Stack(urls, is_own=False, environment=os.environ, brokers=brokers)
 
 
 @contextmanager
