@@ -197,6 +197,7 @@ class Publisher:
         if now_s - self._tended_s < self._options.reconcile_s or not self._owned:
             return
         self._tended_s = now_s
+        await self._store.tend(self._partitions, self._owned)
         for stream in await self._store.retries():
             if partition_of(stream, self._partitions) in self._owned:
                 await self.heal(stream, retry=True)
@@ -214,6 +215,10 @@ class Publisher:
     def position(self) -> int:
         """Up to where the log has been published, as far as this process can tell."""
         return max([self._come, *self._reconciled.values()])
+
+    async def is_needed(self, within_s: float) -> bool:
+        """Whether, for so long, nobody has been at some of the partitions, although this process owns none."""
+        return not await self._store.is_tended(self._partitions, within_s)
 
     async def publish_refusals(self) -> bool:
         """Publish what was refused since the last time, if that is this process's to do; true if there may be more.

@@ -47,7 +47,7 @@ _KAFKA, _LOG, _PROGRESS = "kafka", "log", "publishing"
 
 @dataclass(frozen=True, kw_only=True)
 class PublisherSettings:
-    """Where everything is. ``source``: what the messages' sources begin with. ``stall_s``: see :class:`_Silence`."""
+    """Where everything is. ``source``: what the messages' sources begin with. ``stall_s``: see :class:`_Doubts`."""
 
     event_store_url: str
     read_model_url: str
@@ -92,24 +92,36 @@ def _topics(topics: Topics) -> list[TopicSpec]:
     return [topics.spec_of(name) for name in (topics.stock_events, *map(topics.named, PUBLIC_TOPICS))]
 
 
-class _Silence:
-    """Notices that Kafka brings nothing, although the log, which is read in its place, moves on."""
+class _Doubts:
+    """Notices that this membership of the group is good for nothing, as after the topic was made anew: then another is tried.
 
-    def __init__(self, most_s: float) -> None:
+    Either Kafka brings nothing although the log, which is read in its place, moves on; or this process owns no
+    partition although nobody is at some of them.
+    """
+
+    def __init__(self, publisher: Publisher, most_s: float) -> None:
+        self._publisher = publisher
         self._most_s = most_s
         self._from_log = 0
-        self._since_s: float | None = None
+        self._silent_since_s: float | None = None
+        self._idle_since_s: float | None = None
 
-    def heard(self, messages: int, from_log: int) -> None:
-        """``messages`` came, ``from_log`` streams were healed in all. Raises InletFailed: another inlet may do better."""
+    async def look(self, messages: int, owned: frozenset[int]) -> None:
+        """``messages`` came for ``owned``. Raises InletFailed."""
+        now_s, from_log = time.monotonic(), self._publisher.from_log
         if messages:
-            self._since_s = None
+            self._silent_since_s = None
         elif from_log > self._from_log:
-            now_s = time.monotonic()
-            self._since_s = self._since_s or now_s
-            if now_s - self._since_s > self._most_s:
+            self._silent_since_s = self._silent_since_s or now_s
+            if now_s - self._silent_since_s > self._most_s:
                 raise InletFailed("the log moves on and nothing of it has come")
         self._from_log = from_log
+        if owned:
+            self._idle_since_s = None
+            return
+        self._idle_since_s = self._idle_since_s or now_s
+        if now_s - self._idle_since_s > self._most_s and await self._publisher.is_needed(self._most_s):
+            raise InletFailed("no partition is assigned here, and nobody publishes some of them")
 
 
 class _Term:
@@ -173,7 +185,7 @@ class _Term:
         )
 
     async def _publish(self, publisher: Publisher, inlet: Inlet) -> None:
-        silence = _Silence(self._settings.stall_s)
+        doubts = _Doubts(publisher, self._settings.stall_s)
         assignments = 0
         while not self._stop.is_set():
             if assignments != inlet.assignments:
@@ -190,7 +202,7 @@ class _Term:
                 pass
             publisher.feed_is_behind = await inlet.behind() > MESSAGES_AT_ONCE
             await publisher.tend()
-            silence.heard(len(taken), publisher.from_log)
+            await doubts.look(len(taken), inlet.assigned)
             self._tell_health(publisher, inlet)
 
     def _tell_health(self, publisher: Publisher, inlet: Inlet) -> None:

@@ -5,13 +5,14 @@ may for a moment, cannot mix their states: the second one is told :class:`Overta
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import timedelta
 from typing import Any, Final, NamedTuple, Self
 
 import msgspec
 
 from domain.hold import Hold
 from infra.documents import encode
-from infra.event_store.wire import INT8, INT8_ARRAY, TEXT, TEXT_ARRAY, int8, int8_array, text_array
+from infra.event_store.wire import INT8, INT8_ARRAY, INTERVAL, TEXT, TEXT_ARRAY, int8, int8_array, interval, text_array
 from infra.postgres import Call, PipelineConnection, Statement, StatementFailed
 from infra.result_rows import rows_of
 from projections import binary, versions
@@ -101,10 +102,22 @@ _MOVE_RECONCILED = _statement(
        WHERE partitions.reconciled_position < excluded.reconciled_position""",
     *(INT8, INT8_ARRAY, INT8),
 )
+_TEND = _statement(
+    "tend",
+    """INSERT INTO partitions (partitions, partition, reconciled_position)
+       SELECT $1::integer, p, 0 FROM unnest($2::integer[]) AS p ORDER BY p
+       ON CONFLICT (partitions, partition) DO UPDATE SET tended_at = clock_timestamp()""",
+    *(INT8, INT8_ARRAY),
+)
+_TENDED = _statement(
+    "tended",
+    "SELECT count(*) FROM partitions WHERE partitions = $1::integer AND tended_at > clock_timestamp() - $2",
+    *(INT8, INTERVAL),
+)
 _STATEMENTS: Final = (
     *(_BEGIN, _COMMIT, _ROLLBACK, _STREAMS, _HOLDS, _PARKED, _VERSIONS, _PUT_STREAMS, _PUT_HOLDS, _DROP_HOLDS),
     *(_DROP_ALL_HOLDS, _PARK, _UNPARK, _RETRIES, _COUNT_PARKED, _PROGRESS, _CLAIM, _MOVE_REFUSALS, _RECONCILED),
-    _MOVE_RECONCILED,
+    *(_MOVE_RECONCILED, _TEND, _TENDED),
 )
 
 _DATA_ERRORS: Final = ("22", "23")
@@ -206,6 +219,16 @@ class PublicStore:
     async def move_reconciled(self, partitions: int, owned: Iterable[int], position: int) -> None:
         params = (int8(partitions), int8_array(sorted(owned)), int8(position))
         await self._connection.run([Call(_MOVE_RECONCILED, params)])
+
+    async def tend(self, partitions: int, owned: Iterable[int]) -> None:
+        """Say that somebody is at the partitions in ``owned``."""
+        await self._connection.run([Call(_TEND, (int8(partitions), int8_array(sorted(owned))))])
+
+    async def is_tended(self, partitions: int, within_s: float) -> bool:
+        """Whether somebody was at each of so many partitions within this time."""
+        rows = await self._rows(Call(_TENDED, (int8(partitions), interval(timedelta(seconds=within_s)))))
+        count: int = rows[0][0]
+        return count >= partitions
 
     async def retries(self) -> list[str]:
         """The parked streams that somebody wants to be tried again."""

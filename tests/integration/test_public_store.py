@@ -1,5 +1,6 @@
 """A publisher on a real log and real tables: what it remembers, and what it does when something is not as it should be."""
 
+import asyncio
 from typing import Any
 
 import msgspec
@@ -12,9 +13,10 @@ from infra.event_store.append_lock import SCHEMA
 from infra.kafka.event_batches import MessageRow, encode_batch
 from projections import versions
 from projections.public.batches import ChangedStream, PublicOutcome
+from projections.public.dead_letters import NobodyPublishes, parked_publications, retry_publications
 from projections.public.publisher import OtherLog
 from projections.public.store import Overtaken
-from tests.support_domain import committed, happened, registered, reserved, restocked, shipped
+from tests.support_domain import NOW, committed, happened, registered, reserved, restocked, shipped
 from tests.support_histories import played_seed
 from tests.support_public import PublicRig, body, public_rig, tell
 from tests.support_views import LogWriter
@@ -237,6 +239,34 @@ async def test_a_message_that_no_broker_takes_parks_its_stream_alone(database_ur
         assert {message.id for message in rig.sink.sent} >= {*ids(A, 1, 2), *ids(B, 1, 2, 3, 4, 5)}
         assert rig.execute("SELECT stream, version FROM dead_letters") == [(A, 3)]
         assert rig.execute("SELECT stream, version FROM streams ORDER BY stream") == [(A, 2), (B, 5)]
+
+
+async def test_who_wants_parked_streams_tried_again_waits_for_the_publisher(database_url: str) -> None:
+    log = LogWriter(database_url)
+    log.happened("A", "W1", registered())
+    version = log.append_poison(A)
+    log.happened("B", "W1", registered())
+    log.append_poison(B)
+    async with public_rig(database_url) as rig:
+        await rig.publisher.apply(log.rows())
+        parked = await parked_publications(database_url)
+        assert sorted((each.stream, each.version, each.attempts) for each in parked) == [(A, 2, 1), (B, 2, 1)]
+        with pytest.raises(NobodyPublishes):
+            await retry_publications(database_url, timeout_s=0.1)
+        rig.execute("UPDATE dead_letters SET retry_requested = false")
+        log.rewrite(A, version, restocked(2).at(A, version, NOW))
+        retrying = asyncio.create_task(retry_publications(database_url))
+        while not retrying.done():
+            rig.publisher._tended_s = float("-inf")
+            await rig.publisher.tend()
+        healed, still = await retrying
+        assert (healed, [(each.stream, each.attempts) for each in still]) == (1, [(B, 2)])
+        assert rig.sink.updates == [*ids(A, 1), *ids(B, 1), *ids(A, 2)]
+
+
+async def test_where_nothing_was_ever_published_nothing_is_parked(empty_database_url: str) -> None:
+    assert await parked_publications(empty_database_url) == []
+    assert await retry_publications(empty_database_url) == (0, [])
 
 
 # Another fold --------------------------------------------------------------------------------------------------
