@@ -3,15 +3,20 @@
 Only reads. Every finding names its check, says whether it is well, and what was seen.
 """
 
-from collections.abc import Callable
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import psycopg
 import redis
 from psycopg.rows import TupleRow
 
+from infra.doctor_findings import Finding, behind
+from infra.doctor_log import WAITING_S_MAX, Log, dead_messages, find_log, publisher, relay, waiting_messages
 from infra.event_store.append_lock import SCHEMA, append_lock_key
-from infra.migrations.runner import EVENT_STORE, READ_MODEL, load
+from infra.migrations.runner import EVENT_STORE, PUBLIC, READ_MODEL, load
+
+if TYPE_CHECKING:  # loads Kafka's client, which not every stack has use for
+    from infra.doctor_kafka import KafkaPlace
 
 POSTGRES_MIN, POSTGRES_MAX = 15, 18
 REDIS_MIN, VALKEY_MIN = 7, 8
@@ -23,21 +28,30 @@ OVERDUE_S_MAX = 5.0
 Connection = psycopg.Connection[TupleRow]
 
 
-class Finding(NamedTuple):
-    check: str
-    well: bool
-    seen: str
+Check = Callable[[Connection], Finding | Sequence[Finding]]
 
 
-def examine(event_store_url: str, read_model_url: str, redis_url: str) -> list[Finding]:
-    """All checks; those of a server that is away are one finding."""
-    findings = _on_postgres("event store", event_store_url, _EVENT_STORE_CHECKS)
-    log = _log(event_store_url)
-    findings += _on_postgres("read model", read_model_url, [*_READ_MODEL_CHECKS, lambda c: _views(c, log)])
-    return findings + _cache(redis_url)
+def examine(
+    event_store_url: str, read_model_url: str, redis_url: str, kafka: "KafkaPlace | None" = None
+) -> list[Finding]:
+    """All checks; those of a server that is away are one finding. Without ``kafka`` there is none to be looked at."""
+    log = find_log(event_store_url)
+    on_log, on_views = list(_EVENT_STORE_CHECKS), [*_READ_MODEL_CHECKS, lambda c: _views(c, log)]
+    if kafka is not None:
+        on_log.append(lambda c: relay(c, log, kafka.topics.stock_events))
+        on_views.append(_migrated(PUBLIC.schema, len(load(PUBLIC.folder))))
+        on_views.append(lambda c: publisher(c, log, kafka.topics.partitions))
+    findings = _on_postgres("event store", event_store_url, on_log)
+    findings += _on_postgres("read model", read_model_url, on_views)
+    findings += _cache(redis_url)
+    if kafka is not None:
+        from infra.doctor_kafka import look_at_kafka
+
+        findings += look_at_kafka(kafka)
+    return findings
 
 
-def _on_postgres(name: str, url: str, checks: list[Callable[[Connection], Finding]]) -> list[Finding]:
+def _on_postgres(name: str, url: str, checks: Sequence[Check]) -> list[Finding]:
     try:
         connection = psycopg.connect(url, autocommit=True, connect_timeout=5)
     except psycopg.Error as error:
@@ -46,7 +60,8 @@ def _on_postgres(name: str, url: str, checks: list[Callable[[Connection], Findin
         findings = [Finding(f"{name} reachable", True, _version(connection))]
         for check in checks:
             try:
-                findings.append(check(connection))
+                found = check(connection)
+                findings += [found] if isinstance(found, Finding) else found
             except psycopg.Error as error:  # a table is missing: the others can still be looked at
                 findings.append(Finding(name, False, str(error).strip()))
         return findings
@@ -107,23 +122,6 @@ def _overdue(connection: Connection) -> Finding:
     return Finding("sweeper", well, f"{count} holds due, the oldest for {oldest_s:.1f} s" if count else "nothing due")
 
 
-class Log(NamedTuple):
-    head: int
-    epoch: int
-
-
-def _log(url: str) -> Log | None:
-    """Where the log is; None if it could not be asked."""
-    query = f"""SELECT (SELECT coalesce(max(notification_id), 0) FROM {SCHEMA}.stored_events), epoch
-                FROM {SCHEMA}.log_epoch"""  # noqa: S608 - a constant
-    try:
-        with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
-            row = connection.execute(query.encode()).fetchone()
-    except psycopg.Error:
-        return None
-    return Log(*row) if row else None
-
-
 def _views(connection: Connection, log: Log | None) -> Finding:
     row = connection.execute(
         """SELECT g.schema_name, g.log_epoch
@@ -135,7 +133,7 @@ def _views(connection: Connection, log: Log | None) -> Finding:
     schema = psycopg.sql.Identifier(name)
     counted = connection.execute(
         psycopg.sql.SQL(
-            """SELECT (SELECT coalesce(max(pg_position), 0) FROM {0}.cursors),
+            """SELECT (SELECT coalesce(min(pg_position), 0) FROM {0}.cursors),
                       (SELECT count(*) FROM {0}.stock_levels WHERE stale)"""
         ).format(schema)
     ).fetchone()
@@ -145,9 +143,10 @@ def _views(connection: Connection, log: Log | None) -> Finding:
         return Finding("views", False, f"{name} is at {position:,}; where the log is could not be asked")
     if epoch != log.epoch or position > log.head:
         return Finding("views", False, f"{name} was built before the log was restored: run `stockhold rebuild`")
-    behind = log.head - position
-    seen = f"{name} is {behind:,} positions behind the log, {stale} items are stale"
-    return Finding("views", behind <= LAG_MAX and not stale, seen)
+    positions = log.head - position
+    waiting_s = log.waiting_s(position)
+    well = positions <= LAG_MAX and (waiting_s or 0) <= WAITING_S_MAX and not stale
+    return Finding("views", well, f"{behind(name, positions, waiting_s)}; {stale} items are stale")
 
 
 def _cache(url: str) -> list[Finding]:
@@ -169,11 +168,13 @@ def _cache(url: str) -> list[Finding]:
         return [Finding("cache", False, f"{error}: PostgreSQL answers in its place")]
 
 
-_EVENT_STORE_CHECKS = [
+_EVENT_STORE_CHECKS: list[Check] = [
     _supported,
     _durable,
     _migrated(SCHEMA, len(load(EVENT_STORE.folder))),
     _append_lock,
     _overdue,
+    waiting_messages,
+    dead_messages,
 ]
-_READ_MODEL_CHECKS = [_migrated("stockhold_views", len(load(READ_MODEL.folder)))]
+_READ_MODEL_CHECKS: list[Check] = [_migrated("stockhold_views", len(load(READ_MODEL.folder)))]
