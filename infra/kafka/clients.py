@@ -107,15 +107,35 @@ async def running(make: Callable[[], C], servers: str) -> AsyncIterator[C]:
         try:
             await client.start()
         except BaseException:
-            await client.stop()
+            await end(client)
             raise
         return client
 
     client = await until_reachable(started, servers)
     try:
         yield client
-    finally:
-        await client.stop()
+    except BaseException:
+        # Nobody waits for what is still on its way.
+        await (let_go(client) if isinstance(client, AIOKafkaProducer) else end(client))
+        raise
+    await end(client)
+
+
+async def end(client: Startable) -> None:
+    """Stop a client, also one whose broker is away; a producer then waits until its messages are acknowledged.
+
+    A consumer's own ``stop`` falls over a fetch that it has cancelled itself, and leaves its connections open.
+    """
+    stopping = asyncio.ensure_future(client.stop())
+    await asyncio.wait([stopping])
+    if stopping.cancelled() and isinstance(client, AIOKafkaConsumer):
+        if fetches := client._fetcher._pending_tasks:
+            for fetch in fetches:
+                fetch.cancel()
+            await asyncio.wait(fetches)
+        await client._client.close()
+    else:
+        stopping.result()
 
 
 async def let_go(sender: AIOKafkaProducer) -> None:

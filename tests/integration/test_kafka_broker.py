@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -85,6 +86,27 @@ async def test_clients_of_a_broker_that_is_away_write_few_lines(
         broker.start()
         await late
     assert (await read(broker.servers))[-2:] == [b"before", b"late"]
+
+
+@pytest.mark.parametrize("by_an_error", [False, True])
+async def test_clients_let_go_of_a_broker_that_is_away(module_data_dir: Path, by_an_error: bool) -> None:
+    """No error and no connection of theirs is left; a message that nobody acknowledged holds nobody up."""
+    quiet_kafka_loggers()
+    with own_broker(module_data_dir) as broker, suppress(ZeroDivisionError):
+        await ensure_topics(broker.servers, [TOPIC], 1)
+        async with (
+            running(lambda: consumer(broker.servers, "leaving", "test"), broker.servers) as receiver,
+            running(lambda: producer(broker.servers, "test"), broker.servers) as sender,
+        ):
+            receiver.subscribe([TOPIC.name])
+            await sender.send_and_wait(TOPIC.name, b"fetched", partition=0)
+            await receiver.getone()
+            left_out = KAFKA_LINES.left_out
+            broker.kill()
+            await eventually_async(lambda: KAFKA_LINES.left_out - left_out > 100, timeout_s=60)
+            if by_an_error:
+                await sender.send(TOPIC.name, b"never", partition=0)
+                raise ZeroDivisionError
 
 
 async def test_a_later_run_finds_the_messages_at_other_ports(broker: OwnBroker, module_data_dir: Path) -> None:
