@@ -90,6 +90,7 @@ class Relay:
         self._options = options
         self._health = health or Health()
         self._announced = False
+        self.offsets: dict[int, int] = {}
         self.leads = False
         self.flushing = False
         self.checkpoint: Checkpoint | None = None
@@ -186,7 +187,9 @@ class _Term:
         log = await LogReader.connect(options.event_store_url, timeout_s=options.connect_timeout_s)
         try:
             # A producer of its own: what one that failed has numbered, the broker would not take from it any more.
-            publisher = await Publisher.start(options.kafka_servers, options.topic.name, options.client_id)
+            publisher = await Publisher.start(
+                options.kafka_servers, options.topic.name, options.client_id, self._relay.offsets
+            )
             try:
                 checkpoint = await adopt(checkpoints, log)
                 logger.info(

@@ -1,6 +1,7 @@
 """The Kafka side of one term of the relay: a topic that is as it shall be, and messages that are acknowledged or not."""
 
 import asyncio
+import logging
 from collections.abc import Coroutine, Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, Final, Self
@@ -11,6 +12,8 @@ from aiokafka.errors import KafkaError
 from infra.kafka.admin import ensure_topics
 from infra.kafka.clients import BrokerAway, producer
 from infra.kafka.topics import TopicSpec
+
+logger = logging.getLogger(__name__)
 
 ACK_TIMEOUT_S: Final = 10.0
 """How long the brokers may take to acknowledge a flush. aiokafka would go on for ever, at the cost of a processor."""
@@ -31,15 +34,17 @@ async def prepare_topic(servers: str, topic: TopicSpec, replication: int) -> Non
 class Publisher:
     """An idempotent producer. One that has failed is of no use any more: its numbering has a hole."""
 
-    def __init__(self, servers: str, topic: str, client_id: str) -> None:
+    def __init__(self, servers: str, topic: str, client_id: str, offsets: dict[int, int]) -> None:
         self._topic = topic
-        self._servers = servers
+        self._offsets = offsets
         self._producer: AIOKafkaProducer = producer(servers, client_id)
 
     @classmethod
-    async def start(cls, servers: str, topic: str, client_id: str) -> Self:
-        """Raises BrokerAway, or one of Kafka's errors."""
-        publisher = cls(servers, topic, client_id)
+    async def start(cls, servers: str, topic: str, client_id: str, offsets: dict[int, int]) -> Self:
+        """``offsets``: by partition the last one given, kept by the caller over its producers. Raises BrokerAway, or one of
+        Kafka's errors.
+        """
+        publisher = cls(servers, topic, client_id, offsets)
         try:
             async with asyncio.timeout(START_TIMEOUT_S):
                 await publisher._producer.start()
@@ -66,7 +71,17 @@ class Publisher:
             raise BrokerAway(f"{self._topic} has no partition {partition}")
         for value in values:
             # Each after the one before it is acknowledged: were that refused, this one must not be there.
-            await (await self._producer.send(self._topic, value, partition=partition))
+            sent = await (await self._producer.send(self._topic, value, partition=partition))
+            self._notice(partition, sent.offset)
+
+    def _notice(self, partition: int, offset: int) -> None:
+        if 0 <= offset <= self._offsets.get(partition, -1):
+            logger.warning(
+                "partition %d of %s begins anew: what was on the topic is gone, `stockhold relay --from 0` publishes it again",
+                partition,
+                self._topic,
+            )
+        self._offsets[partition] = offset
 
     async def close(self) -> None:
         """Let go of the brokers, acknowledged or not.

@@ -138,7 +138,7 @@ async def test_stopping_does_not_wait_for_a_broker_that_is_away(
 
 
 async def test_a_topic_that_was_deleted_is_made_again_and_filled_on_demand(
-    log: LogWriter, options: RelayOptions, monkeypatch: pytest.MonkeyPatch
+    log: LogWriter, options: RelayOptions, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(relay_publisher, "ACK_TIMEOUT_S", 1.0)
     log.happened("A", "W1", registered())
@@ -148,6 +148,7 @@ async def test_a_topic_that_was_deleted_is_made_again_and_filled_on_demand(
         await delete_topic(options)
         log.happened("A", "W1", restocked(1))
         await checkpoint_reaches(options, log.rows()[-1].position)
+        assert "`stockhold relay --from 0` publishes it again" in caplog.text
         passed: list[int] = []
         done = await publish_to_head(options, 0, lambda _goal: passed.append)
         assert (done.after, done.upto) == (0, log.rows()[-1].position)
