@@ -77,6 +77,8 @@ class Follower:
         self._committed: dict[str, int] = {}
         self.cursor = cursor
         """Where this is; in the table what does not go with a batch follows once a second."""
+        self.rounds = 0
+        """How often it was tended: whoever drives it has come round."""
         self.head = cursor.pg_position
         """Where the log was at the last look, at most a second ago."""
 
@@ -122,6 +124,7 @@ class Follower:
 
     async def tend(self) -> None:
         """What is done once a second beside following: reconcile, and retry what somebody wants retried."""
+        self.rounds += 1
         now_s = time.monotonic()
         if now_s - self._tended_s < self._options.reconcile_s:
             return

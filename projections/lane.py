@@ -13,6 +13,7 @@ import psycopg
 from redis.asyncio import Redis
 
 from infra.event_store.log_reader import LogReader
+from infra.health import Health
 from infra.postgres import ConnectionLost, StatementFailed
 from projections.cache_pusher import CachePusher
 from projections.follower import Follower, FollowerOptions
@@ -25,6 +26,8 @@ from projections.share import Share
 LEAD_S: Final = 0.1
 """How often one that stands by asks for the lead: the last leader may just have died."""
 DRAIN_S: Final = 5.0
+NOTICE_S: Final = 0.5
+"""How often it is noticed that a follower gets on."""
 AWAY: Final = (ConnectionLost, StatementFailed, psycopg.Error, OSError, LostLeadership)
 """What ends a term: a server is away, the tables are gone, or somebody else leads. All of it may pass."""
 
@@ -47,10 +50,23 @@ class LogRestored(Exception):
     """The log has been restored since the generation was built: its versions may mean something else now."""
 
 
-class Lane:
-    """A share of a generation, for one term."""
+def rounds_of(generation: Generation) -> str:
+    """The name under which health hears that whoever writes ``generation`` comes round."""
+    return f"{generation.schema} rounds"
 
-    def __init__(self, generation: Generation, servers: Servers, share: Share, options: FollowerOptions) -> None:
+
+class Lane:
+    """A share of a generation, for one term. ``health`` hears of every round, and of every commit within one."""
+
+    def __init__(
+        self,
+        generation: Generation,
+        servers: Servers,
+        share: Share,
+        options: FollowerOptions,
+        health: Health | None = None,
+    ) -> None:
+        self._health = health or Health()
         self._generation = generation
         self._servers = servers
         self._share = share
@@ -65,7 +81,9 @@ class Lane:
         Raises one of AWAY, or LogRestored.
         """
         generation, servers, timeout_s = self._generation, self._servers, self._servers.connect_timeout_s
+        self._health.beat(rounds_of(generation))
         async with AsyncExitStack() as held:
+            held.callback(self._health.rest, rounds_of(generation))
             log = await LogReader.connect(servers.event_store_url, timeout_s=timeout_s)
             held.push_async_callback(log.close)
             if await log.epoch() != generation.log_epoch:
@@ -75,6 +93,7 @@ class Lane:
             )
             held.push_async_callback(views.close)
             while not await views.try_lead():
+                self._health.beat(rounds_of(generation))
                 if not stand_by():
                     yield None
                     return
@@ -84,10 +103,22 @@ class Lane:
             follower = kind(
                 log, views, pusher, cursor, options=self._options, share=self._share, generation=generation.schema
             )
+            noticing = asyncio.create_task(self._notice(follower))
+            held.callback(noticing.cancel)
             async with self._pushed(pusher):
                 yield follower
                 await self._drained(pusher)
                 await follower.remember()
+
+    async def _notice(self, follower: Follower) -> None:
+        """Healing may take longer than a round may: what is committed counts as well."""
+        noticed = None
+        while True:
+            getting_on = (follower.rounds, follower.cursor.pg_revision)
+            if getting_on != noticed:
+                noticed = getting_on
+                self._health.beat(rounds_of(self._generation))
+            await asyncio.sleep(NOTICE_S)
 
     def _pusher(self, acknowledged: tuple[int, int]) -> CachePusher:
         generation, servers = self._generation, self._servers

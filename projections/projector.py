@@ -14,7 +14,7 @@ from infra.notices import Bell
 from projections import generations
 from projections.follower import Follower, FollowerOptions
 from projections.generations import Generation, RebuildRunning
-from projections.lane import AWAY, Backoff, Lane, LogRestored, Ready, Servers, pause, ring_at_stop
+from projections.lane import AWAY, Backoff, Lane, LogRestored, Ready, Servers, pause, ring_at_stop, rounds_of
 from projections.share import Share
 from projections.statements import CHANNEL as VIEWS_CHANNEL
 
@@ -111,6 +111,7 @@ async def _match(
     for generation in [each for each, one in running.items() if each not in wanted or one.failed]:
         await running.pop(generation).end()
         health.forget(generation.schema)
+        health.forget(rounds_of(generation))
     for generation in wanted:
         if generation not in running:
             logger.info("following the log", extra={"generation": generation.schema})
@@ -187,7 +188,7 @@ async def _term(
         health.rest(generation.schema)
         return not stop.is_set()
 
-    lane = Lane(generation, servers, Share.everything(generation.partitions), options)
+    lane = Lane(generation, servers, Share.everything(generation.partitions), options, health)
     async with lane.led(Follower, stand_by) as follower:
         if follower is None:
             return

@@ -184,7 +184,7 @@ class _Shares:
 
     async def _term(self) -> None:
         share = Share(tuple(sorted(self._inlet.assigned)), self._generation.partitions)
-        lane = Lane(self._generation, self._servers, share, self._options)
+        lane = Lane(self._generation, self._servers, share, self._options, self._health)
         async with lane.led(FedFollower, self._stand_by) as follower:
             if follower is None:
                 return

@@ -110,6 +110,8 @@ class Publisher:
         self._owned: frozenset[int] = frozenset()
         self.feed_is_behind = False
         """While more messages wait than can be taken at once, nothing is lost yet, and nothing is reconciled."""
+        self.batches = 0
+        """Batches published since it was made: however long a round takes, it gets on."""
         self.head = 0
         """The end of the log when it was last looked at."""
         self.from_log = 0
@@ -339,6 +341,7 @@ class Publisher:
             self._told[changed.stream] = changed.level.version
             self._newest = max(changed.level.as_of, self._newest or changed.level.as_of)
             metrics.DELAY_SECONDS.observe(max(0.0, (acknowledged - changed.level.as_of).total_seconds()))
+        self.batches += 1
         metrics.EVENTS.inc(outcome.applied)
         metrics.SKIPPED.inc(outcome.skipped)
         metrics.PARKED.inc(len(outcome.parked))
