@@ -114,7 +114,7 @@ class Relay:
                 working.result()
 
     async def _terms(self, bell: Bell, stop: asyncio.Event, on_ready: Ready) -> None:
-        complaints = _Complaints()
+        complaints = Complaints()
         pause_s = RETRY_S_MIN
         while not stop.is_set():
             self._health.beat(HEALTH)
@@ -302,22 +302,24 @@ def going_on_from(found: Checkpoint, epoch: int, head: int) -> Checkpoint:
     return Checkpoint(found.position if found.position <= head else 0, epoch)
 
 
-class _Complaints:
+class Complaints:
     """Says what is wrong once, and again when it is something else or has lasted: an outage may last all night."""
 
-    def __init__(self) -> None:
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._kind: type[Exception] | None = None
         self._said_s = 0.0
         self._count = 0
 
     def about(self, error: Exception) -> None:
+        """It has failed once more, of ``error``."""
         self._count += 1
-        now_s = time.monotonic()
-        if type(error) is not self._kind or now_s - self._said_s >= COMPLAIN_S:
-            self._kind, self._said_s = type(error), now_s
-            logger.warning("the log is not published: %s", error or repr(error), extra={"attempts": self._count})
+        if type(error) is not self._kind or self._clock() - self._said_s >= COMPLAIN_S:
+            self._kind, self._said_s = type(error), self._clock()
+            logger.warning("the log is not published: %s", str(error) or repr(error), extra={"attempts": self._count})
 
     def over(self) -> None:
+        """It has worked since."""
         self._kind, self._count = None, 0
 
 

@@ -51,6 +51,20 @@ async def test_reading_by_position(log: LogWriter, reader: LogReader) -> None:
     assert await reader.latest_versions(rows[1].position, rows[3].position) == {A: 3, B: 1}
 
 
+async def test_reading_no_more_than_so_many_bytes(log: LogWriter, reader: LogReader) -> None:
+    for size in (10, 10, 5_000, 10, 100_000, 10):
+        log.append_poison(A, state=b"x" * size)
+    rows = log.rows()
+    assert await reader.read_bounded(0, 10, 200_000) == rows
+    assert await reader.read_bounded(0, 4, 200_000) == rows[:4]
+    assert await reader.read_bounded(0, 10, 5_020) == rows[:3]
+    assert await reader.read_bounded(0, 10, 5_019) == rows[:2]
+    # One that is larger than that comes alone: whoever reads on must get past it.
+    assert await reader.read_bounded(rows[1].position, 10, 100) == rows[2:3]
+    assert await reader.read_bounded(rows[3].position, 10, 1) == rows[4:5]
+    assert await reader.read_bounded(rows[-1].position, 10, 100) == []
+
+
 async def test_reading_a_stream(log: LogWriter, reader: LogReader) -> None:
     log.happened("A", "W1", registered(), restocked(1), restocked(2), restocked(3))
     log.happened("B", "W1", registered())

@@ -30,6 +30,7 @@ from tests.support_relay import (
 )
 from tests.support_views import LogWriter
 from write_side.relay import RelayOptions, adopt
+from write_side.relay_metrics import LAG_EVENTS, LAG_SECONDS, watch_lag
 
 pytestmark = pytest.mark.kafka
 
@@ -56,7 +57,7 @@ def appending(url: str, writers: int = 3) -> Iterator[None]:
         for sku in SKUS:
             log.happened(f"{name}{sku}", "W1", registered())
         number = 0
-        while not enough.is_set():
+        while not enough.wait(0.005):  # leaves the others a share of the processors
             number += 1
             log.happened(f"{name}{SKUS[number % 8]}", "W1", *[restocked(1)] * (number % 5 + 1))
 
@@ -176,7 +177,7 @@ async def test_of_two_one_leads_and_the_other_takes_over_in_seconds(
         assert len(leading_backends(options)) == 1
         leader.kill()
         log.happened("A", "W1", restocked(1))
-        await checkpoint_reaches(options, log.rows()[-1].position, timeout_s=5)
+        await checkpoint_reaches(options, log.rows()[-1].position, timeout_s=10)
         await arrived(options, log.rows())
 
 
@@ -289,6 +290,28 @@ async def test_the_lag_is_told_in_positions_and_in_seconds(log: LogWriter, datab
         assert (lag.events, lag.seconds) == (1, 0.0)  # such an event does not say when it was
     finally:
         await checkpoints.close()
+
+
+async def test_whoever_stands_by_shows_the_lag_too(log: LogWriter, database_url: str) -> None:
+    log.happened("A", "W1", registered(), restocked(1))
+    watching = asyncio.create_task(watch_lag(database_url, "t", every_s=0.01))
+    try:
+        checkpoints = await RelayCheckpoints.connect(database_url, "t")
+        start = await checkpoints.load()
+        await eventually_async(lambda: LAG_EVENTS._value.get() == 2 and LAG_SECONDS._value.get() > 0)
+        with psycopg.connect(database_url) as connection:  # it comes back
+            connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        await checkpoints.close()
+        checkpoints = await RelayCheckpoints.connect(database_url, "t")
+        await checkpoints.move(start, Checkpoint(log.rows()[-1].position, 1))
+        await eventually_async(lambda: LAG_EVENTS._value.get() == 0 and LAG_SECONDS._value.get() == 0)
+        await checkpoints.close()
+    finally:
+        watching.cancel()
+        await asyncio.wait([watching])
 
 
 async def test_a_restored_log_is_published_on_under_its_new_epoch(
