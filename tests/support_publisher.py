@@ -9,6 +9,8 @@ from typing import Any
 from uuid import uuid4
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
+from aiokafka.admin.config_resource import ConfigResource, ConfigResourceType
 from aiokafka.structs import ConsumerRecord
 
 from domain.commands import Command
@@ -115,6 +117,16 @@ class Bench:
 
     async def put(self, partition: int, value: bytes) -> None:
         await self._sender.send_and_wait(self.topics.stock_events, value, partition=partition)
+
+    async def limit(self, topic: str, message_bytes: int) -> None:
+        """Let the brokers take no larger messages on ``topic`` from now on."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.settings.kafka_servers)
+        await admin.start()
+        try:
+            config = {"max.message.bytes": str(message_bytes)}
+            await admin.alter_configs([ConfigResource(ConfigResourceType.TOPIC, self.topics.named(topic), config)])
+        finally:
+            await admin.close()
 
     async def read(self) -> None:
         """Whatever has come to the public topics since the last time."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final
 
 import psycopg
@@ -19,7 +20,7 @@ from infra.event_store.append_lock import REFUSALS_CHANNEL
 from infra.event_store.log_reader import LogReader
 from infra.health import Health
 from infra.kafka.admin import TopicMismatch, TopicRefused, ensure_topics
-from infra.kafka.clients import BrokerAway, let_go, producer, quiet_kafka_loggers
+from infra.kafka.clients import BrokerAway, producer, quiet_kafka_loggers
 from infra.kafka.topics import PUBLIC_TOPICS, Topics, TopicSpec
 from infra.notices import Bell
 from infra.postgres import ConnectionLost, StatementFailed
@@ -42,7 +43,7 @@ PAUSE_S_MAX: Final = 5.0
 _BELL_S: Final = 60.0
 AWAY: Final = (ConnectionLost, StatementFailed, psycopg.Error, OSError, KafkaError, BrokerAway, InletFailed)
 """What ends a term and may pass."""
-_KAFKA, _LOG, _PROGRESS = "kafka", "log", "publishing"
+_KAFKA, _LOG, _PROGRESS, _ROUNDS = "kafka", "log", "publishing", "rounds"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,8 +153,13 @@ class _Term:
             inlet = Inlet(settings.kafka_servers, topics.stock_events, topics.named(GROUP), settings.client_id)
             await held.enter_async_context(inlet)
             quiet_kafka_loggers()  # those that Faust has only now made
-            for ringing in (ring_at_stop(self._stop, inlet.ring), self._ring_at_refusals(inlet)):
-                held.callback(asyncio.create_task(ringing).cancel)
+            held.callback(self._health.rest, _ROUNDS)
+            for beside in (
+                ring_at_stop(self._stop, inlet.ring),
+                self._ring_at_refusals(inlet),
+                self._notice(publisher),
+            ):
+                held.callback(asyncio.create_task(beside).cancel)
             await self._publish(publisher, inlet)
 
     async def _publisher(self, held: AsyncExitStack) -> Publisher:
@@ -170,14 +176,13 @@ class _Term:
                 "the log has been restored since it was last published: say from where on (docs/operations.md)"
             )
         await ensure_topics(settings.kafka_servers, _topics(settings.topics), settings.replication)
-        sender = producer(settings.kafka_servers, settings.client_id)
-        held.push_async_callback(let_go, sender)
-        await sender.start()
+        sink = KafkaSink(partial(producer, settings.kafka_servers, settings.client_id), settings.topics)
+        await held.enter_async_context(sink)
         return Publisher(
             log,
             refusals,
             store,
-            KafkaSink(sender, settings.topics),
+            sink,
             Envelopes(settings.source, epoch),
             epoch=epoch,
             partitions=settings.topics.partitions,
@@ -188,6 +193,7 @@ class _Term:
         doubts = _Doubts(publisher, self._settings.stall_s)
         assignments = 0
         while not self._stop.is_set():
+            self._health.beat(_ROUNDS)
             if assignments != inlet.assignments:
                 assignments = inlet.assignments
                 await publisher.own(inlet.assigned)
@@ -203,7 +209,18 @@ class _Term:
             publisher.feed_is_behind = await inlet.behind() > MESSAGES_AT_ONCE
             await publisher.tend()
             await doubts.look(len(taken), inlet.assigned)
+            if taken:  # while the feed has much to bring, that is all that moves
+                self._health.beat(_LOG)
             self._tell_health(publisher, inlet)
+
+    async def _notice(self, publisher: Publisher) -> None:
+        """A round may take longer than a publisher may be silent: what is published within one counts as well."""
+        noticed = publisher.batches
+        while True:
+            await asyncio.sleep(POLL_S)
+            if publisher.batches != noticed:
+                noticed = publisher.batches
+                self._health.beat(_ROUNDS)
 
     def _tell_health(self, publisher: Publisher, inlet: Inlet) -> None:
         self._backoff.worked()

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 
+import msgspec
 import psycopg
 import pytest
 
@@ -27,10 +28,11 @@ from domain.commands import (
 )
 from domain.values import Condition, stock_stream
 from infra.kafka.topics import PUBLIC_TOPICS, Topics
+from projections.public.dead_letters import parked_publications
 from projections.public.runner import GROUP
 from tests.support import eventually_async
 from tests.support_asyncapi import faults
-from tests.support_domain import registered, reserved, restocked
+from tests.support_domain import NOW, ORIGIN, registered, reserved, restocked
 from tests.support_public import body, first_of_each
 from tests.support_publisher import FROM_KAFKA, PARTITIONS, Bench, publisher_bench
 
@@ -150,6 +152,25 @@ async def test_a_poison_event_stops_its_item_and_nothing_else(bench: Bench) -> N
         await bench.send(bench.log.rows()[-1:])
         await bench.hears(lambda: any(m.id == "stock:B@W1#3" for m in bench.received), "the other item")
     assert {m.id for m in bench.received if m.id.startswith("stock:A")} == {"stock:A@W1#1", "stock:A@W1#2"}
+
+
+async def test_a_message_that_the_brokers_do_not_take_stops_its_item_and_nothing_else(bench: Bench) -> None:
+    await bench.limit("inventory.movements", message_bytes=4_000)
+    long = {"note": "x" * 1_900, "metadata": {"text": "y" * 3_000}}
+    origin = msgspec.structs.replace(ORIGIN, **long)
+    bench.log.happened("A", "W1", registered())
+    bench.log.append([restocked(5).at(stock_stream("A", "W1"), 2, NOW, origin)])
+    bench.log.happened("B", "W1", registered(), restocked(5), reserved("r-1", 3))
+    await bench.send(bench.log.rows())
+    async with bench.publisher():
+        await bench.hears(lambda: any(m.id == "stock:B@W1#3" for m in bench.received), "the other item")
+        bench.log.happened("B", "W1", restocked(5))
+        await bench.send(bench.log.rows()[-1:])
+        await bench.hears(lambda: any(m.id == "stock:B@W1#4" for m in bench.received), "what comes after")
+        (parked,) = await parked_publications(bench.settings.read_model_url)
+    assert (parked.stream, parked.version) == ("stock:A@W1", 2)
+    assert "refused" in parked.error
+    assert not [m for m in bench.received if m.topic == "inventory.movements" and m.key == "A"]
 
 
 async def test_two_publishers_share_the_work_and_one_takes_over(bench: Bench) -> None:
