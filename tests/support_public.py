@@ -132,7 +132,7 @@ class PublicRig:
     def execute(self, statement: str, *params: Any) -> list[Any]:
         """Run a statement in the publisher's schema, by somebody else's connection."""
         with psycopg.connect(self.url, options="-c search_path=stockhold_public") as connection:
-            cursor = connection.execute(statement, params)
+            cursor = connection.execute(statement, params or None)
             return cursor.fetchall() if cursor.description else []
 
 

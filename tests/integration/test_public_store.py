@@ -1,6 +1,7 @@
 """A publisher on a real log and real tables: what it remembers, and what it does when something is not as it should be."""
 
 import asyncio
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -21,6 +22,7 @@ from tests.support_histories import played_seed
 from tests.support_public import PublicRig, body, public_rig, tell
 from tests.support_views import LogWriter
 
+OPERATIONS = Path(__file__).parents[2] / "docs" / "operations.md"
 A, B = stock_stream("A", "W1"), stock_stream("B", "W1")
 LIFE = (registered(), restocked(20), reserved("r-1", 3), committed("r-1", 3), shipped("r-1", 3))
 
@@ -291,6 +293,54 @@ async def test_states_of_another_fold_are_made_anew_without_a_word(
         assert body(committed_message)["data"]["order_id"] == "order-r-1"
         assert [row[:2] for row in states(rig)] == [(A, 4), (A, "r-1")]
         assert len(before) == 2
+
+
+# A restored log, and an old one ---------------------------------------------------------------------------------------
+
+
+def documented(title: str) -> str:
+    """The SQL that the operations page has under this comment."""
+    blocks = OPERATIONS.read_text().split("```sql\n")[1:]
+    return next(block.partition("```")[0] for block in blocks if block.startswith(f"-- {title}\n"))
+
+
+async def test_from_now_on_is_told_what_happens_and_nothing_that_has(database_url: str) -> None:
+    log = LogWriter(database_url)
+    log.happened("A", "W1", *LIFE[:3])
+    refuse(database_url, "reservation.create")
+    async with public_rig(database_url) as rig:
+        await rig.store.progress(7)
+        await rig.stop()
+        rig.execute(documented("publish from now on"))
+        await rig.start()
+        assert (await rig.store.progress(1)).log_epoch == 1
+        assert not await rig.publisher.reconcile(log.rows()[-1].position)
+        assert not await rig.publisher.publish_refusals()
+        assert rig.sink.sent == []
+        log.happened("A", "W1", *LIFE[3:])
+        assert not await rig.publisher.reconcile(log.rows()[-1].position)
+        assert rig.sink.updates == ids(A, 4, 5)
+        (paid,) = [body(message) for message in rig.sink.sent if message.topic == "inventory.committed"]
+        assert paid["data"]["order_id"] == "order-r-1"
+
+
+async def test_everything_again_is_everything(database_url: str) -> None:
+    log = LogWriter(database_url)
+    log.happened("A", "W1", *LIFE)
+    refuse(database_url, "reservation.create")
+    async with public_rig(database_url) as rig:
+        await rig.publisher.apply(log.rows())
+        await rig.publisher.publish_refusals()
+        once = {message.id for message in rig.sink.sent}
+        rig.sink.sent.clear()
+        await rig.stop()
+        rig.execute(documented("publish everything again"))
+        await rig.start(epoch=2)
+        assert (await rig.store.progress(2)).log_epoch == 2
+        assert not await rig.publisher.reconcile(log.rows()[-1].position)
+        await rig.publisher.publish_refusals()
+        assert {message.id for message in rig.sink.sent} == once
+        assert all(message.source.endswith("?epoch=2") for message in rig.sink.sent)
 
 
 # Refusals ----------------------------------------------------------------------------------------------------------
