@@ -1,6 +1,7 @@
 """The relay on a real broker: everything published, in order, whatever happens to it."""
 
 import asyncio
+import random
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,7 +30,7 @@ from tests.support_relay import (
     relaying,
 )
 from tests.support_views import LogWriter
-from write_side.relay import RelayOptions, adopt
+from write_side.relay import Relay, RelayOptions, adopt
 from write_side.relay_metrics import LAG_EVENTS, LAG_SECONDS, watch_lag
 
 pytestmark = pytest.mark.kafka
@@ -162,6 +163,24 @@ async def test_killed_under_load_and_started_again_nothing_is_lost_and_order_is_
             relay.kill()
         await processes.start()
         await checkpoint_reaches(options, log.rows()[-1].position)
+    async with relaying(options):
+        await arrived(options, log.rows())
+
+
+async def test_broken_off_at_any_moment_it_goes_on_in_order(
+    log: LogWriter, database_url: str, kafka: str, kafka_prefix: str
+) -> None:
+    options = options_for(database_url, kafka, kafka_prefix, batch_events=5)
+    for sku in SKUS:
+        log.happened(sku, "W1", registered(), *[restocked(1)] * 99)
+    chance = random.Random(7)
+    for _ in range(30):
+        relay = Relay(options)
+        run = asyncio.create_task(relay.run(asyncio.Event()))
+        await eventually_async(lambda relay=relay: relay.leads)  # type: ignore[misc]  # bound to this one
+        await asyncio.wait([run], timeout=chance.uniform(0, 0.05))
+        run.cancel()
+        await asyncio.wait([run])
     async with relaying(options):
         await arrived(options, log.rows())
 

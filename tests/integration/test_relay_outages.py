@@ -16,7 +16,7 @@ from infra.kafka.clients import BrokerAway, quiet_kafka_loggers
 from tests.support import eventually_async
 from tests.support_domain import registered, restocked
 from tests.support_kafka import OwnBroker, own_broker
-from tests.support_relay import arrived, checkpoint_reaches, messages, options_for, relaying
+from tests.support_relay import arrived, checkpoint_reaches, leading_backends, messages, options_for, relaying
 from tests.support_views import LogWriter
 from write_side import relay_publisher
 from write_side.relay import Relay, RelayOptions
@@ -114,8 +114,31 @@ async def test_a_broker_that_hangs_while_the_checkpoint_is_moved_back(
     assert await arrived(options, log.rows()) == 2
 
 
+async def test_a_leader_that_is_cut_off_while_it_sends_only_repeats(
+    log: LogWriter, options: RelayOptions, broker: OwnBroker
+) -> None:
+    """What it has sent arrives after its successor has begun from the same checkpoint."""
+    log.happened("A", "W1", registered())
+    async with relaying(options) as first, relaying(options) as second:
+        await checkpoint_reaches(options, log.rows()[-1].position)
+        (leader,) = leading_backends(options)
+        os.kill(broker.pid, signal.SIGSTOP)
+        try:
+            log.happened("A", "W1", *[restocked(1)] * 3)
+            await eventually_async(lambda: sending(first.relay))
+            with psycopg.connect(options.event_store_url) as connection:
+                connection.execute("SELECT pg_terminate_backend(%s)", [leader])
+            await eventually_async(lambda: leading_backends(options) not in ([], [leader]))
+        finally:
+            os.kill(broker.pid, signal.SIGCONT)
+        await eventually_async(lambda: second.relay.leads, 30)
+        log.happened("A", "W1", restocked(1))
+        assert await arrived(options, log.rows()) == 3
+        assert not first.relay.leads
+
+
 def sending(relay: Relay) -> bool:
-    """Whether a flush is on its way. (What it has read is nowhere to be seen from outside.)"""
+    """Whether a flush is on its way."""
     return relay.flushing
 
 
