@@ -36,6 +36,8 @@ class Bench:
         self._folder = tempfile.TemporaryDirectory(prefix="stockhold-bench-", ignore_cleanup_errors=True)
         self._stack: Stack | None = None
         self._stocked: set[tuple[str, Items]] = set()
+        self.relayed = False
+        """Whether the topic of the stack that a relay is started on has its log up to the last backlog."""
 
     def __enter__(self) -> Self:
         return self

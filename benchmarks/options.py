@@ -8,6 +8,8 @@ class Process(msgspec.Struct, frozen=True):
 
     name: str
     pid: int
+    monitor: str = ""
+    """Where it shows its figures, if it does so on a port of its own."""
 
 
 class StackFacts(msgspec.Struct, frozen=True):
@@ -18,6 +20,8 @@ class StackFacts(msgspec.Struct, frozen=True):
     read_url: str | None = None
     read_model_url: str = ""
     redis_url: str = ""
+    kafka: str = ""
+    """Its brokers, as host:port with commas between."""
     processes: tuple[Process, ...] = ()
 
 

@@ -3,7 +3,20 @@
 from collections.abc import Callable
 
 from benchmarks.bench import Bench
-from benchmarks.cases import batch, expiry, freshness, history, mixed, processes, reads, rebuild, writes
+from benchmarks.cases import (
+    batch,
+    expiry,
+    freshness,
+    history,
+    intake,
+    mixed,
+    processes,
+    reads,
+    rebuild,
+    relay,
+    worker,
+    writes,
+)
 from benchmarks.report import CaseResult
 
 CASES: dict[str, Callable[[Bench], list[CaseResult]]] = {
@@ -24,4 +37,11 @@ CASES: dict[str, Callable[[Bench], list[CaseResult]]] = {
     "P2": freshness.p2_freshness,
     "FLOORS": mixed.floors,
     "P3": rebuild.p3_rebuild,
+    # With Kafka: the write side with a broker and what a case starts, the write side with the intake, the whole.
+    "P1": worker.p1_worker,
+    "P1R": relay.p1r_relay,
+    "W4K": intake.w4k_intake,
+    "P2K": freshness.p2k_freshness,
+    "P3K": rebuild.p3k_rebuild,
 }
+NEED_KAFKA = {"P1", "P1R", "W4K", "P2K", "P3K"}

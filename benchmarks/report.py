@@ -55,17 +55,27 @@ class Machine(msgspec.Struct):
 
 
 class Report(msgspec.Struct):
-    """`oversold`: units promised beyond the stock, over all sell-out checks; `failed`: case → why it has no figures."""
+    """`oversold`: units promised beyond the stock, over all sell-out checks.
+
+    `failed` and `left_out`: case → why it has no figures; what is left out cannot be had on this machine.
+    """
 
     machine: Machine
     cases: list[CaseResult] = msgspec.field(default_factory=list)
     floors: list[Floor] = msgspec.field(default_factory=list)
     oversold: int = 0
     failed: dict[str, str] = msgspec.field(default_factory=dict)
+    left_out: dict[str, str] = msgspec.field(default_factory=dict)
 
     def to_json(self) -> str:
-        """One line: `cases`, `floors`, `oversold`, `failed`, and the machine's facts beside them."""
-        document = {"cases": self.cases, "floors": self.floors, "oversold": self.oversold, "failed": self.failed}
+        """One line: `cases`, `floors`, `oversold`, `failed`, `left_out`, and the machine's facts beside them."""
+        document = {
+            "cases": self.cases,
+            "floors": self.floors,
+            "oversold": self.oversold,
+            "failed": self.failed,
+            "left_out": self.left_out,
+        }
         return msgspec.json.encode(document | msgspec.structs.asdict(self.machine)).decode()
 
 
@@ -120,6 +130,8 @@ def print_tables(report: Report, console: Console) -> None:
             console.print(f"{case.case}: {case.note}", markup=False, highlight=False, soft_wrap=True)
     for name, reason in report.failed.items():
         console.print(f"{name} has no figures: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
+    for name, reason in report.left_out.items():
+        console.print(f"{name} is left out: {reason}", markup=False, highlight=False, soft_wrap=True)
     console.print(describe(report.machine), highlight=False, soft_wrap=True)
 
 
@@ -130,6 +142,7 @@ def to_markdown(report: Report) -> str:
         parts.append("\n".join("| " + " | ".join(line) + " |" for line in lines))
     notes = [f"- **{case.case}**: {case.note}" for case in report.cases if case.note]
     notes += [f"- **{name}** has no figures: {reason}" for name, reason in report.failed.items()]
+    notes += [f"- **{name}** is left out: {reason}" for name, reason in report.left_out.items()]
     return "\n\n".join([*parts, "\n".join(notes)]).strip() + "\n"
 
 

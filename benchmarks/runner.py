@@ -1,5 +1,6 @@
 """Runs the chosen cases, one after another, into a report."""
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,8 +12,9 @@ from benchmarks.bench import Bench
 from benchmarks.errors import BenchFailedError, StackUnreachableError, UnknownCaseError
 from benchmarks.machine import machine_facts, postgres_version
 from benchmarks.options import Options
-from benchmarks.registry import CASES
+from benchmarks.registry import CASES, NEED_KAFKA
 from benchmarks.report import Report
+from infra.kafka.java import what_is_missing
 
 
 def run(options: Options) -> Report:
@@ -21,12 +23,24 @@ def run(options: Options) -> Report:
     with _progress(len(names)) as (say, advance), Bench(options, say) as bench:
         say("measuring the load generator's own cost")
         report = Report(machine_facts(options))
+        no_kafka = _why_no_kafka(options)
         for name in names:
             say(name)
-            _run_case(name, bench, report)
+            if name in NEED_KAFKA and no_kafka:
+                say(f"{name} is left out: {no_kafka}")
+                report.left_out[name] = no_kafka
+            else:
+                _run_case(name, bench, report)
             advance()
         report.floors, report.oversold = bench.floors, bench.oversold
         return report
+
+
+def _why_no_kafka(options: Options) -> str | None:
+    """None: there is one, or it can be started."""
+    if options.attached is not None:
+        return None if options.attached.kafka else "the running stack has no Kafka"
+    return what_is_missing(os.environ.get("STOCKHOLD_KAFKA_JARS", ""))
 
 
 def _run_case(name: str, bench: Bench, report: Report) -> None:

@@ -17,8 +17,15 @@ from benchmarks.errors import StackUnreachableError
 from benchmarks.options import StackFacts
 
 _START_S_MAX = 120.0
+_KAFKA_START_S_MAX = 900.0  # Maven may have to bring the broker first
 _STOP_S_MAX = 60.0
-_ADDRESSES = {"STOCKHOLD_EVENT_STORE_URL", "STOCKHOLD_READ_MODEL_URL", "STOCKHOLD_REDIS_URL"}
+_ADDRESSES = {
+    "STOCKHOLD_EVENT_STORE_URL",
+    "STOCKHOLD_READ_MODEL_URL",
+    "STOCKHOLD_REDIS_URL",
+    "STOCKHOLD_KAFKA_SERVERS",
+    "STOCKHOLD_KAFKA_PREFIX",
+}
 
 
 class Parts(msgspec.Struct, frozen=True):
@@ -26,11 +33,17 @@ class Parts(msgspec.Struct, frozen=True):
 
     name: str
     without: tuple[str, ...] = ()
+    kafka: bool = False
 
 
 WRITE_SIDE = Parts("write-side", without=("projector", "sweeper", "read-api"))
 WRITE_SIDE_AND_SWEEPER = Parts("write-side-and-sweeper", without=("projector", "read-api"))
 WHOLE = Parts("whole")
+KAFKA_WHOLE = Parts("kafka-whole", kafka=True)
+KAFKA_LOG = Parts(  # a case starts relay and worker itself, when it wants them
+    "kafka-log", without=("sweeper", "read-api", "relay", "worker", "publisher", "intake"), kafka=True
+)
+KAFKA_INTAKE = Parts("kafka-intake", without=("sweeper", "read-api", "relay", "worker", "publisher"), kafka=True)
 
 
 class Stack:
@@ -38,13 +51,14 @@ class Stack:
 
     def __init__(self, parts: Parts, data: Path, command_processes: int = 1) -> None:
         self.parts, self.command_processes = parts, command_processes
+        self._start_s_max = _KAFKA_START_S_MAX if parts.kafka else _START_S_MAX
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - read when the start fails, closed by stop()
         lifeline, self._lifeline = os.pipe()
         self._process = subprocess.Popen(  # noqa: S603 - our own command and arguments
             self._command(data),
             stdout=subprocess.PIPE,
             stderr=self._errors,
-            env=_environment() | {"STOCKHOLD_LIFELINE_FD": str(lifeline)},
+            env=environment() | {"STOCKHOLD_LIFELINE_FD": str(lifeline)},
             pass_fds=(lifeline,),
             start_new_session=True,
         )
@@ -58,11 +72,23 @@ class Stack:
     def _command(self, data: Path) -> Sequence[str]:
         without = [word for part in self.parts.without for word in ("--without", part)]
         ports = ("--command-port", "0", "--read-port", "0", "--command-processes", str(self.command_processes))
-        return [sys.executable, "-P", "-m", "infra.cli.main", "up", "--json", "--data", str(data), *ports, *without]
+        return [
+            sys.executable,
+            "-P",
+            "-m",
+            "infra.cli.main",
+            "up",
+            "--json",
+            "--data",
+            str(data),
+            *ports,
+            *without,
+            *["--kafka"] * self.parts.kafka,
+        ]
 
     def _first_line(self) -> bytes:
         assert self._process.stdout is not None
-        output, line, deadline = self._process.stdout.fileno(), b"", time.monotonic() + _START_S_MAX
+        output, line, deadline = self._process.stdout.fileno(), b"", time.monotonic() + self._start_s_max
         with selectors.DefaultSelector() as selector:
             selector.register(output, selectors.EVENT_READ)
             while b"\n" not in line:
@@ -97,6 +123,6 @@ class Stack:
         self.stop()
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """Without the addresses of anybody's own servers: a benchmark fills, and empties, only what it started."""
     return {name: value for name, value in os.environ.items() if name not in _ADDRESSES}
