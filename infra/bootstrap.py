@@ -9,7 +9,7 @@ import socket
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from infra.event_store.postgres import PostgresEventStore
 from infra.health import Health
@@ -26,11 +26,10 @@ from projections.lane import Ready, Servers
 from read_api.app import open_read_api
 from write_side.api.app import create_command_api
 from write_side.executor import CommandExecutor
-from write_side.intake.intake import Intake, IntakeOptions
-from write_side.intake.postgres_store import PostgresIntakeStore
-from write_side.relay import Relay, RelayOptions
-from write_side.relay_metrics import watch_lag
 from write_side.sweeper import Sweeper
+
+if TYPE_CHECKING:
+    from write_side.relay import RelayOptions
 
 _GC_THRESHOLDS = (2_000, 20, 1_000_000)
 """Cached aggregates live long: a full collection would walk all of them and stall every request meanwhile."""
@@ -127,6 +126,10 @@ async def _keep_views(settings: Settings, run: KeepViews) -> None:
 
 async def run_intake(settings: Settings) -> None:
     """The saga's intake: messages from Kafka into an executor of its own."""
+    # Here, so that its metrics are shown by no other process.
+    from write_side.intake.intake import Intake, IntakeOptions
+    from write_side.intake.postgres_store import PostgresIntakeStore
+
     stop = asyncio.Event()
     async with monitored(settings) as health:
         store = PostgresIntakeStore(
@@ -184,8 +187,10 @@ async def sweep_now(settings: Settings) -> int:
         await executor.drain()
 
 
-def relay_options(settings: Settings) -> RelayOptions:
+def relay_options(settings: Settings) -> "RelayOptions":
     """Which log the relay of these settings publishes, and to which topic."""
+    from write_side.relay import RelayOptions
+
     topics = Topics(settings.kafka_prefix, settings.kafka_partitions)
     return RelayOptions(
         event_store_url=settings.event_store_url,
@@ -201,6 +206,10 @@ def relay_options(settings: Settings) -> RelayOptions:
 
 async def run_relay(settings: Settings) -> None:
     """The relay: publishes the log to Kafka, or stands by while another one does."""
+    # Here, so that its metrics are shown by no other process.
+    from write_side.relay import Relay
+    from write_side.relay_metrics import watch_lag
+
     quiet_kafka_loggers()
     options = relay_options(settings)
     stop = asyncio.Event()
