@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
 import msgspec
@@ -77,8 +77,11 @@ class Member:
             ),
             settings,
         )
-        named = {"kafka_servers": rig.servers, "topics": rig.topics, "drain_s": 5.0}
-        self.intake = Intake(self.executor, self.store, IntakeOptions(**(named | options)))
+        self.intake = Intake(
+            self.executor,
+            self.store,
+            IntakeOptions(kafka_servers=rig.servers, topics=rig.topics, drain_s=5.0, **options),
+        )
         self.ready = asyncio.Event()
         self._stop = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
@@ -102,10 +105,11 @@ class Member:
         if self._running is None:
             return
         running, self._running = self._running, None
-        self._stop.set()
-        await asyncio.wait_for(running, 60)
-        await asyncio.wait_for(self.executor.drain(), 60)
-        await self.store.close()
+        async with AsyncExitStack() as closing:
+            closing.push_async_callback(self.store.close)
+            closing.push_async_callback(self.executor.drain)
+            self._stop.set()
+            await asyncio.wait_for(running, 60)
 
 
 class IntakeRig:
@@ -126,17 +130,21 @@ class IntakeRig:
 
     async def open(self) -> None:
         await ensure_topics(self.servers, self.topics.specs(), 1)
-        self._producer = AIOKafkaProducer(bootstrap_servers=self.servers, acks="all", compression_type="gzip")
+        self._producer = AIOKafkaProducer(
+            bootstrap_servers=self.servers, acks="all", compression_type="gzip", max_request_size=8 << 20
+        )
         await self._producer.start()
 
     async def close(self) -> None:
-        for member in self._members:
-            await member.stop()
-        for process in self._processes:
-            self.kill(process)
-        if self._producer is not None:
-            await self._producer.stop()
-        await self.cluster.close()
+        """Everything, whatever of it fails."""
+        async with AsyncExitStack() as closing:
+            closing.push_async_callback(self.cluster.close)
+            if self._producer is not None:
+                closing.push_async_callback(self._producer.stop)
+            for process in self._processes:
+                closing.callback(self.kill, process)
+            for member in self._members:
+                closing.push_async_callback(member.stop)
 
     # Members
 
@@ -211,7 +219,25 @@ class IntakeRig:
                     found += [({name: raw.decode() for name, raw in each.headers}, each.value) for each in records]
             return found
 
+    async def delete_topic(self, topic: str) -> None:
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.servers)
+        try:
+            await admin.start()
+            await admin.delete_topics([self.topics.named(topic)])
+        finally:
+            await admin.close()
+
     # Waiting for it
+
+    async def committed(self, topic: str) -> int:
+        """Messages of a topic whose offsets the group has committed."""
+        admin = AIOKafkaAdminClient(bootstrap_servers=self.servers)
+        try:
+            await admin.start()
+            offsets = await admin.list_consumer_group_offsets(self.group)
+            return sum(max(0, at.offset) for place, at in offsets.items() if place.topic == self.topics.named(topic))
+        finally:
+            await admin.close()
 
     async def caught_up(self, timeout_s: float = 30.0) -> None:
         """Until every message that is in the topics has been committed."""

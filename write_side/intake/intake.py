@@ -43,6 +43,7 @@ GROUP: Final = "stockhold.intake"
 BATCHES_ON_THE_WAY: Final = 4
 """While one commits, the next ones are parsed and decided; more would only wait in the executor's queue."""
 FETCH_WAIT_MS: Final = 200
+METADATA_AGE_MS: Final = 5_000
 LOOK_EVERY_S: Final = 0.5
 HAND_OVER_S: Final = 5.0
 """How long partitions that are taken away may wait for what is under way: then somebody else decides it again."""
@@ -145,6 +146,8 @@ class Intake:
             options.client_id,
             # The same partitions of every topic: an order's messages come to one process, which knows it.
             partition_assignment_strategy=(RangePartitionAssignor,),
+            # A topic that was deleted and made anew is noticed by looking.
+            metadata_max_age_ms=METADATA_AGE_MS,
         )
         made.subscribe(list(self._names), listener=_Rebalance(self, made))
         return made

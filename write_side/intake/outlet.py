@@ -45,15 +45,16 @@ class DeadLetterTopic:
         body = message.body
         if body is not None and len(body) > MESSAGE_BYTES_MAX - OVERHEAD_BYTES:
             body = None
-        key = message.received.key
+        name = message.message_id.encode()  # aiokafka sends nothing that has neither key nor value
+        key = message.received.key or name
         try:
             await self._producer.send_and_wait(self._topic, body, key=key, headers=headers(message))
         except MessageSizeTooLargeError:  # a key as large as a body
-            await self._producer.send_and_wait(self._topic, None, headers=headers(message))
+            await self._producer.send_and_wait(self._topic, None, key=name, headers=headers(message))
 
 
 def headers(message: DeadMessage) -> list[tuple[str, bytes]]:
-    """What is said of a dead letter, beside its key and value, which are the message's own."""
+    """What is said of a dead letter, beside its key and value, which are the message's own as far as they fit."""
     received = message.received
     told: dict[str, object] = {
         "stockhold-id": message.message_id,
