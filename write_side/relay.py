@@ -145,6 +145,10 @@ class Relay:
             self._announced = True
             on_ready()
 
+    def rests(self) -> None:
+        """There is nothing to do until there is more of the log."""
+        self._health.rest(HEALTH)
+
 
 class _Term:
     """From connecting to the first failure: wait for the lead, then publish. Used once."""
@@ -220,6 +224,7 @@ class _Term:
                     await flushes.confirm()
                 self.worked = True
                 if not rows:
+                    self._relay.rests()
                     await self._bell.wait(self._options.poll_s)
                 if not full:
                     await _pause(self._stop, began_s + GATHER_S - time.monotonic())

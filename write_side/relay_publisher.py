@@ -18,7 +18,7 @@ logger = logging.getLogger(__name__)
 ACK_TIMEOUT_S: Final = 10.0
 """How long the brokers may take to acknowledge a flush. aiokafka would go on for ever, at the cost of a processor."""
 START_TIMEOUT_S: Final = 10.0
-TOPIC_TIMEOUT_S: Final = 20.0
+TOPIC_TIMEOUT_S: Final = 15.0
 _CLOSE_TIMEOUT_S: Final = 1.0
 
 
