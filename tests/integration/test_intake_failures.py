@@ -18,7 +18,7 @@ from tests.support_intake import PARTITIONS, IntakeRig, Member, about, cloud_eve
 from tests.support_kafka import OwnBroker, own_broker
 from tests.support_servers import OwnServers, own_servers
 from tests.support_write_side import ask
-from write_side.intake.postgres_store import NobodyRetried, dead_messages, retry_dead
+from write_side.intake.postgres_store import NobodyReplays, dead_messages, retry_dead
 
 pytestmark = pytest.mark.kafka
 
@@ -118,7 +118,7 @@ async def test_dead_letters_are_tried_again_by_the_intake_that_runs(rig: IntakeR
     member = await rig.member()
     await rig.caught_up()
     await member.stop()
-    with pytest.raises(NobodyRetried):
+    with pytest.raises(NobodyReplays):
         await retry_dead(rig.database_url, timeout_s=0.1)
     await rig.member()
     assert await retry_dead(rig.database_url) == 0

@@ -223,8 +223,8 @@ def _dead_row(message: DeadMessage) -> tuple[Any, ...]:
 # For an operator -------------------------------------------------------------------------------------
 
 
-class NobodyRetried(Exception):
-    """No intake has tried the messages again in time."""
+class NobodyReplays(Exception):
+    """No intake has tried the messages again in time: none runs."""
 
 
 async def dead_messages(url: str, *, connect_timeout_s: float = 5.0) -> list[Listed]:
@@ -236,17 +236,16 @@ async def dead_messages(url: str, *, connect_timeout_s: float = 5.0) -> list[Lis
 async def retry_dead(url: str, *, timeout_s: float = RETRY_TIMEOUT_S, connect_timeout_s: float = 5.0) -> int:
     """Have every dead message tried again by the intake that runs: how many of them are dead no more.
 
-    Raises NobodyRetried, psycopg.Error.
+    Raises NobodyReplays (they are then tried as soon as an intake runs), psycopg.Error.
     """
     async with await connect(url, connect_timeout_s, "stockhold-cli") as connection:
-        query = "UPDATE dead_messages SET retry_requested = true RETURNING message_id"
+        query = "UPDATE dead_messages SET retry_requested = true WHERE body IS NOT NULL RETURNING message_id"
         wanted = [row[0] for row in await (await connection.execute(query)).fetchall()]
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + timeout_s
         while await _count(connection, wanted, "retry_requested"):
             if loop.time() > deadline_s:
-                await connection.execute("UPDATE dead_messages SET retry_requested = false WHERE retry_requested")
-                raise NobodyRetried(f"no intake has tried {len(wanted):,} messages again within {timeout_s:g} s")
+                raise NobodyReplays(f"no intake has tried {len(wanted):,} messages again within {timeout_s:g} s")
             await asyncio.sleep(POLL_S)
         return len(wanted) - await _count(connection, wanted, "true")
 
