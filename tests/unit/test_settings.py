@@ -5,7 +5,7 @@ from pydantic import ValidationError
 
 from infra.settings import Settings
 
-UNITS = {"s", "ms", "days"}
+UNITS = {"s", "ms", "hours", "days"}
 
 
 @pytest.fixture(autouse=True)
