@@ -25,14 +25,20 @@ def nothing() -> None:
     """The default for a step that a child does not need."""
 
 
+def always() -> bool:
+    """The default for a child that needs no servers outside."""
+    return True
+
+
 @dataclass(frozen=True)
 class ChildSpec:
     """What to run and how to treat it.
 
     `prepare` runs before every start, `check_ready` (None: the child writes to STOCKHOLD_READY_FD) says when it works,
     and may block for a moment; both run in a thread. `after_ready` runs once each time it became ready, before anyone
-    is told. `needs` names children without which it cannot work: it is started when they are ready. `log_path` takes its
-    output; None: our standard error. On `monitor_socket` it answers whether it still lives. Times in seconds.
+    is told. `needs` names children without which it cannot work: it is started when they are ready. `outside_answers`
+    says, in a thread, whether the servers that are nobody's children answer: without them it may fail as often as it
+    will. `log_path` takes its output; None: our standard error. On `monitor_socket` it answers whether it still lives. Times in seconds.
     """
 
     name: str
@@ -43,6 +49,7 @@ class ChildSpec:
     listen_socket: socket.socket | None = None
     monitor_socket: socket.socket | None = None
     needs: tuple[str, ...] = ()
+    outside_answers: Callable[[], bool] = always
     prepare: Callable[[], None] = nothing
     check_ready: Callable[[], bool] | None = None
     after_ready: Callable[[], None] = nothing

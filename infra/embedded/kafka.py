@@ -19,7 +19,7 @@ from infra.embedded.leftover import wait_until_left
 from infra.embedded.ports import LOOPBACK, free_server_ports
 from infra.embedded.service_user import let_reach
 from infra.kafka.java import BrokerProgram
-from infra.kafka.probe import broker_answers
+from infra.kafka.probe import broker_answers, coordinator_answers
 
 FORMAT_TIMEOUT_S = 120
 HEAP_MB = 512
@@ -176,9 +176,9 @@ class KafkaServer:
         self.folder.give(path)
 
     def answers(self) -> bool:
-        """Whether it takes work by now."""
+        """Whether it takes work by now: messages, and members of groups."""
         with suppress(OSError):
-            return broker_answers(LOOPBACK, self.port)
+            return broker_answers(LOOPBACK, self.port) and coordinator_answers(LOOPBACK, self.port)
         return False
 
 

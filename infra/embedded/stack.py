@@ -42,6 +42,9 @@ KAFKA = "kafka"
 ANYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104  (what it stands for, not what we listen on)
 # Longer than an API may drain, its requests first and then its executor: the supervisor's patience must not end before the process's own.
 API_STOP_TIMEOUT_S = 25.0
+READY_TIMEOUT_S = 30.0
+# They work once their group has given them partitions, which takes its time when another member has just died.
+KAFKA_READY_TIMEOUT_S = 90.0
 
 
 @dataclass(frozen=True)
@@ -250,6 +253,8 @@ class Stack:
             listen_socket=self._sockets.get(role),
             monitor_socket=self._monitors.get(name),
             needs=(*SERVERS, KAFKA) if role in KAFKA_ROLES else SERVERS,
+            outside_answers=functools.partial(_outside_answers, self._options, kafka=role in KAFKA_ROLES),
+            ready_timeout_s=KAFKA_READY_TIMEOUT_S if role in KAFKA_ROLES else READY_TIMEOUT_S,
             stop_timeout_s=API_STOP_TIMEOUT_S,
         )
 
@@ -287,15 +292,24 @@ class Stack:
         )
 
 
-def _check_external(options: StackOptions) -> None:
+def _check_external(options: StackOptions, *, kafka: bool = True) -> None:
+    """Raises StackError."""
     if options.event_store_url:
         check_postgres("STOCKHOLD_EVENT_STORE_URL", options.event_store_url)
     if options.read_model_url:
         check_postgres("STOCKHOLD_READ_MODEL_URL", options.read_model_url)
     if options.redis_url:
         check_redis("STOCKHOLD_REDIS_URL", options.redis_url)
-    if options.kafka_servers:
+    if options.kafka_servers and kafka:
         check_kafka("STOCKHOLD_KAFKA_SERVERS", options.kafka_servers)
+
+
+def _outside_answers(options: StackOptions, *, kafka: bool) -> bool:
+    try:
+        _check_external(options, kafka=kafka)
+    except StackError:
+        return False
+    return True
 
 
 def bring_up_to_date(event_store_url: str, read_model_url: str) -> list[str]:

@@ -125,7 +125,8 @@ class Supervisor:
             problem = await self._live(kept)
             if kept.stopping.is_set():
                 return
-            self._count_failure(kept, excused=started_with != self._starts_of_needs(kept))
+            there = started_with == self._starts_of_needs(kept) and await asyncio.to_thread(kept.spec.outside_answers)
+            self._count_failure(kept, excused=not there)
             if kept.failures >= self._policy.failures_max:
                 self._give_up(kept, problem)
                 return

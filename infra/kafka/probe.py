@@ -5,9 +5,13 @@ import struct
 from collections.abc import Iterator
 
 DEFAULT_PORT = 9092
-_METADATA, _VERSION, _CORRELATION = 3, 1, 7
-# Header (no client id), then a list of no topics.
-_REQUEST = struct.pack(">hhihi", _METADATA, _VERSION, _CORRELATION, -1, 0)
+_CORRELATION = 7
+_HEADER = ">hhih"  # what is asked, in which version, correlation, no client id
+# Metadata of no topic, version 1.
+_METADATA = struct.pack(_HEADER + "i", 3, 1, _CORRELATION, -1, 0)
+# The coordinator of a group, version 1. Asking makes the topic that the coordinators need.
+_GROUP = b"stockhold"
+_COORDINATOR = struct.pack(_HEADER + f"h{len(_GROUP)}sb", 10, 1, _CORRELATION, -1, len(_GROUP), _GROUP, 0)
 _ANSWER_MAX = 1 << 20
 
 
@@ -28,11 +32,28 @@ def broker_answers(host: str, port: int, timeout_s: float = 1.0) -> bool:
     Raises OSError if nobody listens or nobody answers in time.
     """
     with socket.create_connection((host, port), timeout_s) as connection:
-        connection.settimeout(timeout_s)
-        connection.sendall(struct.pack(">i", len(_REQUEST)) + _REQUEST)
-        with connection.makefile("rb") as answers:
-            head = answers.read(12)
-    if len(head) < 12:  # noqa: PLR2004  (it hung up)
-        return False
-    length, correlation, brokers = struct.unpack(">iii", head)
-    return bool(correlation == _CORRELATION and length <= _ANSWER_MAX and brokers > 0)
+        (brokers,) = _ask(connection, _METADATA, "i") or (0,)
+    return bool(brokers)
+
+
+def coordinator_answers(host: str, port: int, timeout_s: float = 1.0) -> bool:
+    """Whether groups can be joined by now, too: a new broker makes the topic for them when it is first asked.
+
+    Raises OSError as `broker_answers` does.
+    """
+    with socket.create_connection((host, port), timeout_s) as connection:
+        _, error = _ask(connection, _COORDINATOR, "ih") or (0, -1)
+    return error == 0
+
+
+def _ask(connection: socket.socket, request: bytes, wanted: str) -> tuple[int, ...] | None:
+    """The first fields of the answer; None if there is none that can be read."""
+    connection.sendall(struct.pack(">i", len(request)) + request)
+    shape = ">ii" + wanted
+    size = struct.calcsize(shape)
+    with connection.makefile("rb") as answers:
+        head = answers.read(size)
+    if len(head) < size:
+        return None
+    length, correlation, *fields = struct.unpack(shape, head)
+    return tuple(fields) if correlation == _CORRELATION and length <= _ANSWER_MAX else None

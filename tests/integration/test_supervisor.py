@@ -135,6 +135,17 @@ async def test_a_child_waits_for_its_server_before_it_starts_again(supervisor: W
     assert [process.name for process in supervisor.seen] == ["server", "client", "server", "client"]
 
 
+async def test_failures_count_only_while_the_servers_outside_answer(supervisor: Watched, tmp_path: Path) -> None:
+    there = tmp_path / "there"
+    spec = program(READY + "ready()\nsys.exit(7)\n", outside_answers=there.exists)
+    await supervisor.start([spec])
+    await eventually_async(lambda: len(supervisor.pids("worker")) > 2 * QUICK.failures_max)
+    assert not supervisor.failure.done()
+    there.touch()
+    with pytest.raises(ChildKeepsFailingError, match=r"worker failed 3 times in a row"):
+        await asyncio.wait_for(supervisor.until_failure(), 10)
+
+
 def running(supervisor: Watched, name: str) -> int | None:
     return next((process.pid for process in supervisor.processes() if process.name == name), None)
 
