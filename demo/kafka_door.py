@@ -4,31 +4,18 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.errors import KafkaError
 
-from demo.baskets import Item
 from demo.door import Told, Traffic
 from demo.errors import CHECK_FAILED, NOT_REACHABLE, DemoError
-from demo.http_door import delivery_key, placed, returned_lines
-from demo.ledger import STATUS_AFTER, Ledger
-from demo.postbox import (
-    COMMITTED,
-    DEAD_LETTERS,
-    HEARD,
-    REFUNDED,
-    REJECTED,
-    RELEASED,
-    RESERVED,
-    Exchange,
-    Postbox,
-    units_of,
-)
+from demo.http_door import delivery_key
+from demo.ledger import Ledger
+from demo.postbox import DEAD_LETTERS, HEARD, Exchange, Postbox
 from demo.restocking import Delivery
+from demo.saga import SPOKEN, awaited, cloud_event, refuse_letter, said, understood
 from demo.script import Action, Order
 from demo.timings import Timings
 
@@ -43,26 +30,6 @@ class Brokers(NamedTuple):
 
     servers: str
     prefix: str = ""
-
-
-class Spoken(NamedTuple):
-    """Which topic an action goes to, and what answers it about the order: its type, and its reason if it has one."""
-
-    topic: str
-    answer: str | None = None
-    reason: str = ""
-
-
-# What left or came back is told of the items alone.
-SPOKEN = {
-    Action.RESERVE: Spoken("order.placed", RESERVED),
-    Action.PAY: Spoken("payment.authorized", COMMITTED),
-    Action.FAIL: Spoken("payment.failed", RELEASED, "PAYMENT_FAILED"),
-    Action.LEAVE: Spoken("order.cancelled", RELEASED, "ORDER_CANCELLED"),
-    Action.CANCEL: Spoken("order.cancelled", REFUNDED, "ORDER_CANCELLED"),
-    Action.SHIP: Spoken("order.shipped"),
-    Action.RETURN: Spoken("order.returned"),
-}
 
 
 class KafkaDoor:
@@ -87,23 +54,17 @@ class KafkaDoor:
         exchange = Exchange([item])
         data = {"sku": item.sku, "warehouse": item.warehouse, "quantity": delivery.quantity}
         await self._ask("warehouse.received", item.sku, delivery_key(delivery), data, exchange)
-        _refuse_letter(exchange, f"Restocking {item}")
-        return _told(None, item, exchange)
+        refuse_letter(exchange, f"Restocking {item}")
+        return Told(None, item, exchange.levels[item].sequence, exchange.since_s(item))
 
     async def act(self, action: Action, order: Order) -> Told | None:
-        spoken = SPOKEN[action]
-        lines = order.returns if action is Action.RETURN else order.lines
-        exchange = Exchange((line.item for line in lines), order.order_id, about_order=spoken.answer is not None)
-        await self._ask(spoken.topic, order.order_id, f"{order.order_id}:{action}", _said(action, order), exchange)
-        what = f"{order.order_id}: {action}"
-        _refuse_letter(exchange, what)
-        if action is Action.RESERVE and _is_rejected(exchange):
-            return None
-        if spoken.answer is not None:
-            _check(exchange, spoken, order, what)
-        if action is Action.RESERVE:
+        exchange = awaited(action, order)
+        message_id = f"{order.order_id}:{action.name.lower()}"
+        await self._ask(SPOKEN[action].topic, order.order_id, message_id, said(action, order), exchange)
+        told = understood(action, order, exchange)
+        if told and action is Action.RESERVE:
             self._timings.note(PLACED_TO_RESERVED, exchange.told_s - exchange.began_s)
-        return _told(STATUS_AFTER[action] if spoken.answer else None, lines[0].item, exchange)
+        return told
 
     async def pay_too_late(self, order: Order) -> str | None:
         exchange = Exchange((line.item for line in order.lines), order.order_id, about_order=True)
@@ -129,21 +90,11 @@ class KafkaDoor:
 
     async def _ask(self, topic: str, key: str, message_id: str, data: object, exchange: Exchange) -> None:
         """Send, and wait until it is answered. Raises DemoError if it is not."""
-        event = {
-            "specversion": "1.0",
-            "id": message_id,
-            "source": self._source,
-            "type": topic,
-            "time": datetime.now(UTC),
-            "datacontenttype": "application/json",
-            "data": data,
-        }
         self._postbox.begin(message_id, exchange)
         try:
             async with asyncio.timeout(ANSWER_S_MAX):
-                await self._producer.send_and_wait(
-                    self._prefix + topic, msgspec.json.encode(event), key=key.encode(), headers=HEADERS
-                )
+                event = cloud_event(topic, message_id, self._source, data)
+                await self._producer.send_and_wait(self._prefix + topic, event, key=key.encode(), headers=HEADERS)
                 self.traffic.sent[topic] += 1
                 await exchange.over
         except TimeoutError:
@@ -199,35 +150,3 @@ async def _listen(consumer: AIOKafkaConsumer, topics: dict[str, str], postbox: P
     except Exception as error:
         postbox.fail(error if isinstance(error, DemoError) else DemoError(f"Kafka: {error!r}", CHECK_FAILED))
         raise
-
-
-def _said(action: Action, order: Order) -> dict[str, object]:
-    """The message's `data`."""
-    if action is Action.RESERVE:
-        return placed(order)
-    if action is Action.RETURN:
-        return {"order_id": order.order_id, "lines": returned_lines(order)}
-    return {"order_id": order.order_id}
-
-
-def _told(status: str | None, item: Item, exchange: Exchange) -> Told:
-    return Told(status, item, exchange.levels[item].sequence, exchange.since_s(item))
-
-
-def _refuse_letter(exchange: Exchange, what: str) -> None:
-    if exchange.letter is not None:
-        raise DemoError(f"{what}: given up, {exchange.letter.code}: {exchange.letter.detail}", CHECK_FAILED)
-
-
-def _is_rejected(exchange: Exchange) -> bool:
-    return exchange.told is not None and exchange.told.type == REJECTED and exchange.data.code == "insufficient-stock"
-
-
-def _check(exchange: Exchange, spoken: Spoken, order: Order, what: str) -> None:
-    """The answer must be of the kind and for the reason that was asked for, and of all the order's units."""
-    assert exchange.told is not None
-    answered, wanted = (exchange.told.type, exchange.data.reason), (spoken.answer, spoken.reason)
-    if answered != wanted:
-        raise DemoError(f"{what}: answered with {answered}, it must be {wanted}; {exchange.data.code}", CHECK_FAILED)
-    if not exchange.data.truncated and exchange.data.units() != units_of(order.lines):
-        raise DemoError(f"{what}: the units that {spoken.answer} names are not the order's", CHECK_FAILED)

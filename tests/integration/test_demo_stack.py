@@ -10,7 +10,8 @@ import pytest
 
 from demo.client import Urls
 from demo.errors import NOT_REACHABLE, DemoError
-from demo.stack import own_stack
+from demo.kafka_door import Brokers
+from demo.stack import own_stack, running_stack
 from tests.support import eventually
 
 UP = """
@@ -24,6 +25,8 @@ if os.environ.get("BROKEN"):
 data = sys.argv[sys.argv.index("--data") + 1]
 os.makedirs(data)
 urls = {"command_url": "http://c", "read_url": "http://r", "redis_url": "redis://", "read_model_url": "pg://views"}
+if "--kafka" in sys.argv:
+    urls["kafka"] = os.environ.get("STOCKHOLD_KAFKA_SERVERS", "own:9092")
 print(json.dumps(urls | {"event_store_url": "pg://log", "pid": os.getpid()}), flush=True)
 open(os.environ["PID_FILE"], "w").write(str(os.getpid()))
 signal.pause()
@@ -59,6 +62,29 @@ def test_the_stack_is_started_found_and_stopped(stockhold, tmp_path):
         pid = pid_in(tmp_path / "pid")
         assert is_running(pid)
     assert not is_running(pid)
+
+
+def test_a_stack_with_kafka_has_brokers_of_its_own(stockhold, monkeypatch):
+    monkeypatch.setenv("STOCKHOLD_KAFKA_SERVERS", "precious:9092")
+    with own_stack(stockhold, kafka=True) as starting:
+        assert starting.wait_ready().brokers == Brokers("own:9092")
+
+
+def test_a_stack_without_has_none(stockhold):
+    with own_stack(stockhold) as starting:
+        assert starting.wait_ready().brokers is None
+
+
+def test_the_environment_names_the_brokers_of_a_running_stack(monkeypatch):
+    urls = Urls("http://c", "http://r")
+    monkeypatch.delenv("STOCKHOLD_KAFKA_SERVERS", raising=False)
+    with pytest.raises(DemoError, match="STOCKHOLD_KAFKA_SERVERS does not name") as error:
+        running_stack(urls, kafka=True)
+    assert error.value.exit_code == NOT_REACHABLE
+    monkeypatch.setenv("STOCKHOLD_KAFKA_SERVERS", "theirs:9092")
+    monkeypatch.setenv("STOCKHOLD_KAFKA_PREFIX", "shop.")
+    assert running_stack(urls, kafka=True).brokers == Brokers("theirs:9092", "shop.")
+    assert running_stack(urls).brokers is None
 
 
 def test_verify_is_told_where_the_servers_are(stockhold):

@@ -97,6 +97,16 @@ def test_a_case_without_figures_says_why():
     assert json.loads(report.to_json())["failed"] == {"P3": "no such [command]"}
 
 
+def test_a_case_that_this_machine_cannot_have_says_why():
+    report = _report()
+    report.left_out["P1"] = "there is no [Java]"
+    output = io.StringIO()
+    print_tables(report, Console(file=output, width=240))
+    assert "P1 is left out: there is no [Java]" in output.getvalue()
+    assert "- **P1** is left out: there is no [Java]" in to_markdown(report)
+    assert json.loads(report.to_json())["left_out"] == {"P1": "there is no [Java]"}
+
+
 def test_the_table_takes_the_place_of_the_last_one():
     page = "# Title\n\n<!-- bench:begin -->\nold\n<!-- bench:end -->\n\nWords after.\n"
     once = between_marks(page, "new")

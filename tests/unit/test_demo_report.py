@@ -1,12 +1,16 @@
 import io
+from collections import Counter
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
 from demo.baskets import Basket, Item, Line
+from demo.door import Traffic
 from demo.driver import LAG
+from demo.kafka_door import PLACED_TO_RESERVED
 from demo.ledger import Ledger
-from demo.report import Played, Verification, summary_table, timings_table, write_report
+from demo.report import Played, Verification, messages_table, summary_table, timings_table, write_report
 from demo.script import ACTS, Action, Outcome, write_script
 from demo.timings import Timings, percentile_ms
 
@@ -64,6 +68,27 @@ def test_the_object_for_programs_has_what_the_contract_names(played):
     contract = "orders reserved refused committed shipped expired events oversold views_match_log seconds"
     assert set(contract.split()) <= set(report)
     assert (report["p50_ms"], report["lag_p99_ms"], report["events_per_s"]) == (5.0, 20.0, 250.0)
+
+
+def test_orders_through_kafka_add_their_messages_and_change_no_other_field(played):
+    script, performance = played
+    plain = write_report(script, performance, CLEAN, seconds=10.0).as_dict()
+    performance.timings.note(PLACED_TO_RESERVED, 0.04)
+    traffic = Traffic(Counter({"order.placed": 200}), Counter({"inventory.reserved": 199, "inventory.released": 7}), 2)
+    report = write_report(script, replace(performance, traffic=traffic), CLEAN, seconds=10.0)
+    facts = report.as_dict()
+    assert plain.items() <= facts.items()
+    assert {name: facts[name] for name in facts.keys() - plain.keys()} == {
+        "messages_sent": 200,
+        "messages_received": 206,
+        "messages_repeated": 2,
+        "messages": {"order.placed": 200, "inventory.reserved": 199, "inventory.released": 7},
+        "placed_to_reserved_p50_ms": 40.0,
+        "placed_to_reserved_p99_ms": 40.0,
+    }
+    assert "200 sent, 206 heard" in text_of(summary_table(report))
+    assert "inventory.reserved │      │   199" in text_of(messages_table(traffic))
+    assert "order.placed to inventory.reserved │     1 │   40.0" in text_of(timings_table(performance.timings))
 
 
 @pytest.mark.parametrize(
