@@ -89,6 +89,7 @@ async def test_it_is_answered_when_the_order_and_each_of_its_items_have_been_tol
     service.tell_level(MILK, 3, "m-1")
     assert exchange.over.done()
     told = understood(Action.RESERVE, ORDER, exchange)
+    assert told is not None
     assert (told.status, told.item, told.version) == ("ACTIVE", MILK, 3)
 
 
@@ -125,6 +126,7 @@ async def test_what_has_left_is_told_of_the_items_alone(service):
     service.tell_level(EGGS, 3, "m-1")
     assert exchange.over.done()
     told = understood(Action.RETURN, ORDER, exchange)
+    assert told is not None
     assert (told.status, told.item, told.version) == (None, EGGS, 3)
 
 
