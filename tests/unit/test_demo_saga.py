@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from demo.answers import Level
 from demo.baskets import Item, Line
 from demo.errors import DemoError
 from demo.postbox import DEAD_LETTERS, Exchange, Postbox
@@ -26,7 +27,7 @@ class Service:
     """Tells a postbox what the service would tell; each item of ours has been restocked, which made two versions."""
 
     def __init__(self):
-        self.levels = []
+        self.levels: list[Level] = []
         self.postbox = Postbox(SOURCE, self.levels.append)
         for item in (MILK, EGGS):
             self.postbox.stock(item)
