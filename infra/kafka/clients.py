@@ -187,7 +187,11 @@ def quiet_kafka_loggers() -> None:
     """Limit what aiokafka and Faust's transport write: without a broker they write ten thousand lines a second.
 
     For every logger of theirs that exists, since a filter does not reach the loggers below its own. May be called twice.
+    What Faust tells of its own parts, starting and stopping one by one, is for those who ask for DEBUG.
     """
     for name in sorted(logging.root.manager.loggerDict):
         if name.partition(".")[0] in {"aiokafka", "faust"}:
             logging.getLogger(name).addFilter(KAFKA_LINES)
+    if not logging.root.isEnabledFor(logging.DEBUG):
+        for name in ("faust", "mode"):
+            logging.getLogger(name).setLevel(logging.WARNING)
