@@ -113,7 +113,7 @@ class Container:
         temporary = folder / f"{name}.tmp"
         temporary.mkdir()
         inside = [value for key, value in service["environment"].items() if PORT_SETTING.match(key)]
-        self.ports = dict(zip(inside, map(str, free_server_ports(len(inside))), strict=True))
+        self.ports: dict[str, str] = dict(zip(inside, map(str, free_server_ports(len(inside))), strict=True))
         self.environment = {
             **image.environment,
             "HOME": "/nonexistent",
@@ -127,7 +127,7 @@ class Container:
 
     def _mapped(self, key: str, value: str, places: Mapping[str, str]) -> str:
         if PORT_SETTING.match(key):
-            return self.ports[value]
+            return str(self.ports[value])
         if value == EVERYWHERE:
             return LOOPBACK
         for name, address in places.items():
@@ -328,6 +328,7 @@ def command_of(service: Service, replaced: Mapping[str, str]) -> Sequence[str]:
     """The words of a server's health check, with what stands for its address replaced."""
     kind, *words = service["healthcheck"]["test"]
     assert kind == "CMD"
+    found: list[str] = words
     for inside, outside in replaced.items():
-        words = [word.replace(inside, outside) for word in words]
-    return words
+        found = [word.replace(inside, outside) for word in found]
+    return found

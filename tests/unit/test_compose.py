@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from typing import Any
 
 import pytest
 import yaml
@@ -84,7 +85,7 @@ def test_ours_have_no_rights_that_they_do_not_need(name: str) -> None:
     assert not {"privileged", "user", "volumes", "network_mode", "cap_add", "entrypoint"} & set(service)
 
 
-@pytest.mark.parametrize("name", {**PROCESSES, **SERVERS})
+@pytest.mark.parametrize("name", [*PROCESSES, *SERVERS])
 def test_whatever_goes_on_running_has_a_health_check_and_time_to_stop(name: str) -> None:
     check = SERVICES[name]["healthcheck"]
     assert check["test"][0] in {"CMD", "CMD-SHELL"}
@@ -191,14 +192,12 @@ def test_background_processes_and_doors_are_what_the_command_line_takes_them_for
 
 
 def test_nothing_is_said_twice_in_yaml() -> None:
-    class Strict(yaml.SafeLoader):
-        pass
-
-    def mapping(loader: Strict, node: yaml.MappingNode) -> dict[object, object]:
-        keys = [key.value for key, _ in node.value if key.value != "<<"]
-        assert len(keys) == len(set(keys)), f"twice the same key in {node.start_mark}"
-        loader.flatten_mapping(node)
-        return loader.construct_mapping(node, deep=True)
-
-    Strict.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, mapping)
-    assert yaml.load(COMPOSE.read_text(), Strict)["name"] == "stockhold"
+    waiting: list[Any] = [yaml.compose(COMPOSE.read_text())]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, yaml.MappingNode):
+            keys = [key.value for key, _ in node.value]
+            assert len(keys) == len(set(keys)), f"twice the same key in {node.start_mark}"
+            waiting += [value for _, value in node.value]
+        elif isinstance(node, yaml.SequenceNode):
+            waiting += node.value
