@@ -160,7 +160,7 @@ class Publisher:
 
     async def apply(self, rows: Iterable[LogRow]) -> None:
         """Publish what ``rows`` say, in whatever order and however often they come."""
-        arrivals = arrivals_of(rows, self._mapper)
+        arrivals = arrivals_of((row for row in rows if row.stream.startswith(STOCK_PREFIX)), self._mapper)
         if not arrivals:
             return
         try:

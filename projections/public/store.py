@@ -37,6 +37,9 @@ def _statement(name: str, text: str, *types: int) -> Statement:
 
 
 _BEGIN = _statement("begin", "BEGIN")
+# One snapshot for all that is read of a stream: a level from before another publisher's commit and holds from after it
+# would look like an event that cannot have happened.
+_BEGIN_READING = _statement("begin_reading", "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 _COMMIT = _statement("commit", "COMMIT")
 _ROLLBACK = _statement("rollback", "ROLLBACK")
 _STREAMS = _statement("streams", "SELECT stream, version, fold, level FROM streams WHERE stream = ANY($1)", TEXT_ARRAY)
@@ -115,7 +118,19 @@ _TENDED = _statement(
     *(INT8, INTERVAL),
 )
 _STATEMENTS: Final = (
-    *(_BEGIN, _COMMIT, _ROLLBACK, _STREAMS, _HOLDS, _PARKED, _VERSIONS, _PUT_STREAMS, _PUT_HOLDS, _DROP_HOLDS),
+    *(
+        _BEGIN,
+        _BEGIN_READING,
+        _COMMIT,
+        _ROLLBACK,
+        _STREAMS,
+        _HOLDS,
+        _PARKED,
+        _VERSIONS,
+        _PUT_STREAMS,
+        _PUT_HOLDS,
+        _DROP_HOLDS,
+    ),
     *(_DROP_ALL_HOLDS, _PARK, _UNPARK, _RETRIES, _COUNT_PARKED, _PROGRESS, _CLAIM, _MOVE_REFUSALS, _RECONCILED),
     *(_MOVE_RECONCILED, _TEND, _TENDED),
 )
@@ -169,8 +184,9 @@ class PublicStore:
         """
         names = text_array(streams)
         wanted = (text_array([stream for stream, _ in holds]), text_array([name for _, name in holds]))
-        calls = [Call(_STREAMS, (names,)), Call(_PARKED, (names,)), Call(_HOLDS, wanted)]
-        rows, parked, hold_rows = map(rows_of, await self._connection.run(calls))
+        reads = [Call(_STREAMS, (names,)), Call(_PARKED, (names,)), Call(_HOLDS, wanted)]
+        results = await self._connection.run([Call(_BEGIN_READING), *reads, Call(_COMMIT)])
+        rows, parked, hold_rows = map(rows_of, results[1:-1])
         known = Known(parked={row[0] for row in parked})
         outdated: dict[str, int] = {}
         for stream, version, fold, level in rows:
