@@ -14,17 +14,17 @@ if TYPE_CHECKING:  # imported when a benchmark runs: `stockhold --help` shall no
     from benchmarks.report import Report
 
 _CHECK_FAILED, _WRONG_USAGE, _UNREACHABLE = 1, 2, 3
-_TABLE_BEGIN, _TABLE_END = "<!-- bench:begin -->", "<!-- bench:end -->"
 
 
 def bench(
-    cases: Annotated[list[str] | None, typer.Argument(metavar="[CASE]...", help="W1 … R3; none: all.")] = None,
+    cases: Annotated[list[str] | None, typer.Argument(metavar="[CASE]...", help="W1 … P3K; none: all.")] = None,
     seconds: Annotated[float, typer.Option(min=1.0, help="Per round.")] = 5.0,
     rounds: Annotated[int, typer.Option(min=1, help="Per side and case.")] = 3,
     items: Annotated[int, typer.Option(min=1_000, help="Stock items of the cold cases, ours and theirs.")] = 50_000,
     full: Annotated[bool, typer.Option("--full", help="The variants that take minutes, too.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object as the last line.")] = False,
     markdown: Annotated[Path | None, typer.Option(help="Rewrite the table between the marks of this file.")] = None,
+    section: Annotated[str, typer.Option(help="With --markdown: between the marks of this name.")] = "bench",
     attach: Annotated[Path | None, typer.Option(help="The line of a running `stockhold up --json`.")] = None,
     url: Annotated[str, typer.Option(help="Command API of a running stack (instead of --attach).")] = "",
     read_url: Annotated[str, typer.Option(help="With --url.")] = "",
@@ -42,7 +42,7 @@ def bench(
     print_tables(report, Console(stderr=as_json, width=None if sys.stdout.isatty() else 200))
     if markdown is not None:
         page = markdown.read_text() if markdown.exists() else ""
-        markdown.write_text(between_marks(page, to_markdown(report)))
+        markdown.write_text(between_marks(page, to_markdown(report), section))
     if as_json:
         print(report.to_json())
     if report.oversold or report.failed:
@@ -77,11 +77,12 @@ def _attached(attach: Path | None, url: str, read_url: str, event_store_url: str
     return None
 
 
-def between_marks(text: str, table: str) -> str:
+def between_marks(text: str, table: str, section: str = "bench") -> str:
     """The text with what stands between its two marks replaced by the table (appended when there are no marks)."""
-    before, begin, rest = text.partition(_TABLE_BEGIN)
-    after = rest.partition(_TABLE_END)[2] if begin else "\n"
-    return f"{before}{_TABLE_BEGIN}\n\n{table}\n{_TABLE_END}{after}"
+    begin_mark, end_mark = f"<!-- {section}:begin -->", f"<!-- {section}:end -->"
+    before, begin, rest = text.partition(begin_mark)
+    after = rest.partition(end_mark)[2] if begin else "\n"
+    return f"{before}{begin_mark}\n\n{table}\n{end_mark}{after}"
 
 
 def main() -> None:

@@ -116,6 +116,12 @@ def test_the_table_takes_the_place_of_the_last_one():
     assert between_marks(once, "new") == once
 
 
+def test_a_page_may_have_a_table_for_a_part_of_the_cases():
+    page = between_marks(between_marks("# Title\n", "all"), "some", "kafka")
+    assert between_marks(page, "new", "kafka") == page.replace("some", "new")
+    assert between_marks(page, "new") == page.replace("all", "new")
+
+
 def test_a_page_without_marks_gets_them_at_its_end():
     page = between_marks("# Title\n", "table")
     assert page.startswith("# Title\n")
