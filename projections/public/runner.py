@@ -43,7 +43,7 @@ PAUSE_S_MAX: Final = 5.0
 _BELL_S: Final = 60.0
 AWAY: Final = (ConnectionLost, StatementFailed, psycopg.Error, OSError, KafkaError, BrokerAway, InletFailed)
 """What ends a term and may pass."""
-_KAFKA, _LOG, _PROGRESS, _ROUNDS = "kafka", "log", "publishing", "rounds"
+_LOG, _PROGRESS, _ROUNDS = "log", "publishing", "rounds"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,6 +221,7 @@ class _Term:
             if publisher.batches != noticed:
                 noticed = publisher.batches
                 self._health.beat(_ROUNDS)
+                self._health.beat(_LOG)
 
     def _tell_health(self, publisher: Publisher, inlet: Inlet) -> None:
         self._backoff.worked()
