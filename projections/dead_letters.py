@@ -11,6 +11,7 @@ from projections import generations
 from projections.generations import Generation
 from projections.lane import Servers
 from projections.projector import following
+from projections.runners import kept_partitions
 
 RETRY_TIMEOUT_S: Final = 60.0
 POLL_S: Final = 0.05
@@ -50,6 +51,8 @@ async def retry_parked(servers: Servers, *, timeout_s: float = RETRY_TIMEOUT_S) 
     still: list[ParkedStream] = []
     async with await generations.connect(servers.read_model_url) as connection:
         for generation in await _live(connection):
+            if not generation.is_of_this_code and not await kept_partitions(connection, generation):
+                continue  # nobody here could: it is another release's, which does not run
             requested = await _request(connection, generation)
             if not requested:
                 continue

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,7 +28,7 @@ def monitors(facts: dict[str, Any]) -> dict[str, str]:
 
 def get(url: str) -> str:
     with urllib.request.urlopen(url, timeout=10) as answer:
-        return answer.read().decode()
+        return bytes(answer.read()).decode()
 
 
 def test_every_background_process_has_a_monitor_of_its_own(up: Up) -> None:
@@ -36,11 +37,57 @@ def test_every_background_process_has_a_monitor_of_its_own(up: Up) -> None:
     for url in found.values():
         assert url.startswith("http://127.0.0.1:")
         assert json.loads(get(f"{url}/healthz")) == {"status": "alive"}
-        ready = json.loads(eventually(lambda url=url: get(f"{url}/readyz")))
+        ready = json.loads(get(f"{url}/readyz"))
         assert set(ready["checks"].values()) == {"ok"}
     assert "generations" in json.loads(get(f"{found['projector']}/readyz"))["checks"]
     assert "stockhold_projection_lag_events" in get(f"{found['projector']}/metrics")
     assert "stockhold_expired_holds_total" in get(f"{found['sweeper']}/metrics")
+
+
+@pytest.mark.kafka
+@pytest.mark.timeout(300)
+def test_those_that_stand_on_kafka_too(kafka: str, kafka_prefix: str, data_dir: Path) -> None:
+    environment = {"STOCKHOLD_STALL_S": "5", "STOCKHOLD_KAFKA_SERVERS": kafka, "STOCKHOLD_KAFKA_PREFIX": kafka_prefix}
+    with stockhold_up(data_dir, environment=environment) as up:
+        found = monitors(up.facts)
+        assert set(found) == {"sweeper", "relay", "worker-1", "publisher", "intake"}
+        for url in found.values():
+            ready = json.loads(get(f"{url}/readyz"))
+            assert set(ready["checks"].values()) == {"ok"}
+        for name, metric in {
+            "relay": "stockhold_relay_lag_seconds",
+            "worker-1": "stockhold_projection_commit_to_visible_seconds",
+            "publisher": "stockhold_publisher_lag_events",
+            "intake": "stockhold_intake_waiting_messages",
+        }.items():
+            assert [other for other, url in found.items() if f"\n{metric}" in get(f"{url}/metrics")] == [name]
+        stopped = {name: up.pid_of(name) for name in ("relay", "worker-1", "publisher", "intake")}
+        for pid in stopped.values():
+            os.kill(pid, signal.SIGSTOP)
+        put(f"{up.facts['command_url']}/v1/warehouses/W1", {"name": "One"})
+        eventually(lambda: not any(map(is_running, stopped.values())), timeout_s=60)
+        eventually(lambda: seen_by_a_reader(up), timeout_s=90, what="the view of what was written meanwhile")
+        eventually(lambda: all(is_ready(url) for url in found.values()), timeout_s=90, what="all of them ready again")
+
+
+def put(url: str, body: dict[str, Any]) -> None:
+    headers = {"content-type": "application/json"}
+    with urllib.request.urlopen(
+        urllib.request.Request(url, json.dumps(body).encode(), headers, method="PUT"), timeout=20
+    ) as answer:
+        assert answer.status == 201
+
+
+def seen_by_a_reader(up: Up) -> bool:
+    items = json.loads(get(f"{up.facts['read_url']}/v1/warehouses"))["items"]
+    return [item["name"] for item in items] == ["One"]
+
+
+def is_ready(url: str) -> bool:
+    try:
+        return bool(json.loads(get(f"{url}/readyz"))["status"] == "ready")
+    except (urllib.error.URLError, TimeoutError):
+        return False
 
 
 @pytest.mark.parametrize("name", BACKGROUND)

@@ -16,6 +16,7 @@ from redis.asyncio import Redis
 from infra.embedded.ports import free_server_port
 from infra.redis import connect_redis
 from projections import generations, versions
+from projections.dead_letters import parked_streams, retry_parked
 from projections.generations import Generation
 from projections.lane import Servers
 from projections.rebuild import rebuild, retire
@@ -55,6 +56,8 @@ class Stack:
     url: str
     redis_url: str
     redis: Redis
+    runner: str = "projector"
+    environment: dict[str, str] = field(default_factory=dict)
     started: list[subprocess.Popen[bytes]] = field(default_factory=list)
 
     def start(self, *arguments: str, changes: str = "", **environment: str) -> subprocess.Popen[bytes]:
@@ -65,6 +68,7 @@ class Stack:
                 "STOCKHOLD_EVENT_STORE_URL": self.url,
                 "STOCKHOLD_READ_MODEL_URL": self.url,
                 "STOCKHOLD_REDIS_URL": self.redis_url,
+                **self.environment,
                 **environment,
             },
             stdout=subprocess.PIPE,
@@ -78,16 +82,19 @@ class Stack:
         facts: dict[str, object] = json.loads(out.splitlines()[-1])
         return facts
 
-    async def projector(self, changes: str = "") -> subprocess.Popen[bytes]:
-        """A projector that is ready: it follows, or stands by."""
+    async def keeper(self, changes: str = "") -> subprocess.Popen[bytes]:
+        """Whoever keeps the views, a projector or a worker, ready: it follows, or stands by."""
+        return await self.process(self.runner, changes)
+
+    async def process(self, name: str, changes: str = "") -> subprocess.Popen[bytes]:
         port = free_server_port()
-        process = self.start("process", "projector", changes=changes, STOCKHOLD_MONITOR_PORT=str(port))
+        process = self.start("process", name, changes=changes, STOCKHOLD_MONITOR_PORT=str(port))
 
         async def ready() -> bool:
             assert process.poll() is None
             return await asyncio.to_thread(_status, port, "/readyz") == 200
 
-        await eventually_async(ready, timeout_s=60, what="a projector being ready")
+        await eventually_async(ready, timeout_s=60, what=f"{name} being ready")
         return process
 
     async def generations(self) -> list[Generation]:
@@ -150,13 +157,21 @@ class Reading:
         self._over.set()
 
 
-async def test_a_changed_fold_is_deployed_beside_the_old_one_while_reads_go_on(stack: Stack) -> None:
+@pytest.mark.parametrize("runner", ["projector", pytest.param("worker-1", marks=pytest.mark.kafka)])
+async def test_a_changed_fold_is_deployed_beside_the_old_one_while_reads_go_on(
+    stack: Stack, runner: str, request: pytest.FixtureRequest
+) -> None:
+    if runner == "worker-1":
+        stack.runner = runner
+        stack.environment["STOCKHOLD_KAFKA_SERVERS"] = request.getfixturevalue("kafka")
+        stack.environment["STOCKHOLD_KAFKA_PREFIX"] = request.getfixturevalue("kafka_prefix")
+        await stack.process("relay")
     log = LogWriter(stack.url)
     log.happened("A", "W1", registered(), restocked(1))
-    old = await stack.projector()
+    old = await stack.keeper()
     (first,) = await stack.generations()
     await eventually_async(lambda: stack.level(first), what="the first views")
-    new = await stack.projector(NEXT_RELEASE)  # it stands by: what there is is not of its fold
+    new = await stack.keeper(NEXT_RELEASE)  # it stands by: what there is is not of its fold
     assert await stack.generations() == [first]
     async with open_read_api(read_settings(stack.url, stack.redis_url)) as api, serving(api, api.fast_routes) as port:
         reading = Reading(port)
@@ -176,7 +191,7 @@ async def test_a_changed_fold_is_deployed_beside_the_old_one_while_reads_go_on(s
         old.wait()
         log.happened("A", "W1", restocked(1))
         await each_has(stack, {first: (2, 0), second: (3, MARK)})  # nobody but its own release writes it
-        await stack.projector()
+        await stack.keeper()
         await each_has(stack, {first: (3, 0), second: (3, MARK)})
         assert (await stack.finished("rebuild", "--switch-back", changes=NEXT_RELEASE))["generation"] == 1
         assert await stack.read() == first
@@ -208,7 +223,7 @@ async def test_views_that_nobody_keeps_are_not_switched_back_to(stack: Stack) ->
     log = LogWriter(stack.url)
     log.happened("A", "W1", registered(), restocked(1))
     await stack.finished("rebuild", "--no-verify", "--jobs", "1", changes=NEXT_RELEASE)
-    await stack.projector()
+    await stack.keeper()
     assert (await stack.finished("rebuild", "--no-verify", "--jobs", "1"))["generation"] == 2
     log.happened("A", "W1", restocked(1))
     changes = "import projections.rebuild; projections.rebuild.SWITCH_PATIENCE_S = 0.3"
@@ -278,7 +293,7 @@ async def test_a_rebuild_that_was_killed_leaves_nothing_to_the_next(
 
 
 async def test_who_keeps_a_generation_is_seen_by_its_locks(stack: Stack) -> None:
-    projector = await stack.projector()
+    projector = await stack.keeper()
     (first,) = await stack.generations()
     async with await generations.connect(stack.url) as connection:
         assert await kept_partitions(connection, first) == set(range(first.partitions))
@@ -289,3 +304,15 @@ async def test_who_keeps_a_generation_is_seen_by_its_locks(stack: Stack) -> None
             return await kept_partitions(connection, first) == frozenset()
 
         await eventually_async(nobody)
+
+
+async def test_a_retry_passes_over_what_only_a_release_that_is_gone_could_do(stack: Stack) -> None:
+    log = LogWriter(stack.url)
+    log.happened("A", "W1", registered(), restocked(1))
+    log.append_poison("stock:A@W1")
+    await stack.finished("rebuild", "--no-verify", "--jobs", "1", changes=NEXT_RELEASE)
+    servers = Servers(stack.url, stack.url, stack.redis)
+    await rebuild(servers, jobs=1)
+    healed, still = await retry_parked(servers, timeout_s=30)
+    assert (healed, [parked.generation for parked in still]) == (0, [2])
+    assert {parked.generation for parked in await parked_streams(servers)} == {1, 2}
