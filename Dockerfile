@@ -24,7 +24,9 @@ COPY demo /opt/stockhold/app/demo
 RUN python -m compileall -q --invalidation-mode unchecked-hash /opt/stockhold/app
 
 FROM base
+# Nothing is installed any more. The base comes without its compiled library, and every health check would compile its part.
 RUN /usr/local/bin/python -m pip uninstall --yes --quiet pip setuptools wheel \
+ && /usr/local/bin/python -m compileall -q --invalidation-mode unchecked-hash /usr/local/lib/python3* \
  && groupadd --gid 10001 stockhold \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin stockhold
 COPY --from=build /opt/stockhold /opt/stockhold

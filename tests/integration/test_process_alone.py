@@ -71,8 +71,16 @@ def test_a_process_listens_beyond_this_machine_only_if_it_was_told_to(role: str,
     assert "Traceback" not in refused.stderr
 
 
+def test_one_that_was_told_to_tries() -> None:
+    # An address of the documentation's, not this machine's.
+    told = {"STOCKHOLD_INSECURE_LISTEN": "1", "STOCKHOLD_HOST": "192.0.2.1", "STOCKHOLD_MONITOR_PORT": "9000"}
+    tried = run("process", "sweeper", STOCKHOLD_EVENT_STORE_URL="postgresql://nobody@127.0.0.1/nowhere", **told)
+    assert tried.returncode == 1
+    assert "annot assign requested address" in tried.stderr
+
+
 def test_up_takes_the_same_word_from_the_environment(data_dir: Path) -> None:
-    # An address of the documentation's, not this machine's: past the guard there is nothing to listen on.
+    # As above: past the guard there is nothing to listen on.
     words = ("up", "--data", str(data_dir), "--host", "192.0.2.1", "--command-port", "0", "--read-port", "0")
     refused = run(*words)
     assert refused.returncode == EXIT_USAGE
