@@ -13,7 +13,7 @@ from benchmarks.errors import BenchFailedError
 _SAMPLE = re.compile(r"^(?P<name>[a-zA-Z_:]+)(?:\{(?P<labels>.*)\})? (?P<value>\S+)$")
 _LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
 _TIMEOUT_S = 10.0
-_POLL_S = 0.05
+_POLL_S = 0.1  # each look costs the process that it looks at a millisecond or two
 _STANDSTILL_S_MAX = 60.0
 
 
