@@ -1,7 +1,7 @@
 # Stockhold's one image: every process of ours runs from it, and so does every command of `stockhold`. See compose.yaml.
 
 FROM python:3.11.17-slim-trixie@sha256:45037981b62b34b44602584fccbc4d884d5f7dc92c7ee86bb38a698a79fe1e51 AS base
-ENV PATH=/opt/stockhold/venv/bin:/usr/local/bin:/usr/bin:/bin \
+ENV PATH=/opt/stockhold/venv/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONPATH=/opt/stockhold/app \
     PYTHONDONTWRITEBYTECODE=1 \
     PYTHONUNBUFFERED=1
