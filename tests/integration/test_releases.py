@@ -316,3 +316,17 @@ async def test_a_retry_passes_over_what_only_a_release_that_is_gone_could_do(sta
     healed, still = await retry_parked(servers, timeout_s=30)
     assert (healed, [parked.generation for parked in still]) == (0, [2])
     assert {parked.generation for parked in await parked_streams(servers)} == {1, 2}
+
+
+async def test_keys_that_could_not_be_removed_are_removed_by_the_next_run(stack: Stack) -> None:
+    servers = Servers(stack.url, stack.url, stack.redis)
+    LogWriter(stack.url).happened("A", "W1", registered())
+    first = (await rebuild(servers, jobs=1)).generation
+    second = (await rebuild(servers, jobs=1)).generation
+    async with connect_redis("redis://127.0.0.1:1/0") as nowhere:
+        assert await retire(Servers(stack.url, stack.url, nowhere)) == [first]
+    assert [(each.number, each.state) for each in await stack.generations()] == [(1, "dropping"), (2, "live")]
+    assert (await read_cache(stack.redis, first.redis_prefix)).filled
+    await retire(servers)
+    assert await stack.generations() == [second]
+    assert {key.decode().split(":")[0] async for key in stack.redis.scan_iter()} == {second.redis_prefix}
