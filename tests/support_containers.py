@@ -143,7 +143,7 @@ class Container:
         """As the engine would: entrypoint and command, in the image's folder. `command`: another one than the service's."""
         assert self._process is None
         words = [*self._image.entrypoint, *(command or self.service["command"])]
-        self._writing = self.log.open("wb")
+        self._writing = self.log.open("ab")
         self._process = subprocess.Popen(
             words,
             stdin=subprocess.DEVNULL,
@@ -153,6 +153,13 @@ class Container:
             env=self.environment,
             start_new_session=True,
         )
+
+    def dies(self) -> None:
+        """As of kill -9; and then what its restart policy makes of that: the same again."""
+        assert self.service["restart"] == "unless-stopped"
+        self.end()
+        self._process = None
+        self.start()
 
     def said(self) -> str:
         return self.log.read_text(errors="replace")
@@ -177,14 +184,17 @@ class Container:
         assert kind == "CMD"
         for inside, outside in self.ports.items():
             words = [word.replace(f"{LOOPBACK}:{inside}/", f"{LOOPBACK}:{outside}/") for word in words]
-        checked = subprocess.run(
-            words,
-            cwd=self._image.workdir,
-            env=self.environment,
-            capture_output=True,
-            check=False,
-            timeout=seconds(self.service["healthcheck"]["timeout"]),
-        )
+        try:
+            checked = subprocess.run(
+                words,
+                cwd=self._image.workdir,
+                env=self.environment,
+                capture_output=True,
+                check=False,
+                timeout=seconds(self.service["healthcheck"]["timeout"]),
+            )
+        except subprocess.TimeoutExpired:
+            return False
         assert checked.returncode in {0, 1}, checked.stderr
         assert checked.stderr == b"", "a check that is refused is no error of the check"
         return checked.returncode == 0
@@ -263,6 +273,10 @@ class Containers:
             self.running[name] = [self.made(name, number) for number in range(1, replicas + 1)]
             for container in self.running[name]:
                 container.start()
+        self.wait()
+
+    def wait(self) -> None:
+        """Until everything that goes on running is healthy."""
         for name in list(self.running):
             if "healthcheck" in self._services[name]:
                 self._wait_for(name, "service_healthy")
