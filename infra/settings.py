@@ -1,7 +1,8 @@
 """Every setting of every process, read from the environment: field `lock_timeout_ms` is `STOCKHOLD_LOCK_TIMEOUT_MS`.
 
 Only the composition root and the command line make a `Settings`; everything else is given what it needs. Units end the
-names: `_s` seconds, `_ms` milliseconds, `_hours` hours, `_days` days; a count has none. The descriptions are the reference in the docs.
+names: `_s` seconds, `_ms` milliseconds, `_hours` hours, `_days` days; a count has none. The descriptions are the
+reference in the docs.
 """
 
 from typing import Annotated, Any, Literal
