@@ -116,7 +116,7 @@ class Composed(KafkaServer):
             value = value.replace(inside, f"{here}:{self.outside_port}")
         return value.replace("127.0.0.1:9093", f"{here}:{self.controller_port}")
 
-    def _settings(self, storage: Path) -> dict[str, str]:
+    def _settings(self, storage: str) -> dict[str, str]:
         return self.own_settings() | {"log.dirs": str(storage)}
 
 
