@@ -190,12 +190,17 @@ class _Shares:
                 return
             self._on_ready()
             silence = _Silence(self._feed.stall_s)
+            events_each = 1
             while self._is_ours():
                 started_s = time.monotonic()
                 if not self._in_hand:
                     self._in_hand = await self._inlet.take(MESSAGES_AT_ONCE, self._options.poll_s)
+                taken = len(self._in_hand)
                 events = await self._apply(follower)
-                follower.feed_is_behind = await self._inlet.behind() > MESSAGES_AT_ONCE
+                if taken:
+                    events_each = max(1, events // taken)
+                # In events: of a backlog, each message has hundreds, and a few of them are seconds of work.
+                follower.feed_is_behind = await self._inlet.behind() * events_each > self._options.batch
                 await follower.tend()
                 silence.heard(events, follower.from_log)
                 self._backoff.worked()
