@@ -14,6 +14,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient
 
 from infra.event_store.postgres import PostgresEventStore
+from infra.health import Health
 from infra.ids import new_id
 from infra.kafka.admin import ensure_topics
 from infra.kafka.clients import running
@@ -77,10 +78,12 @@ class Member:
             ),
             settings,
         )
+        self.health = Health(30.0)
         self.intake = Intake(
             self.executor,
             self.store,
             IntakeOptions(kafka_servers=rig.servers, topics=rig.topics, drain_s=5.0, **options),
+            self.health,
         )
         self.ready = asyncio.Event()
         self._stop = asyncio.Event()

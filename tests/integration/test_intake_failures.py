@@ -211,8 +211,10 @@ async def test_a_broker_that_is_down_at_the_start_is_waited_for(
         await member.start()
         await eventually_async(lambda: "STOCKHOLD_KAFKA_SERVERS" in caplog.text, 30)
         assert not member.ready.is_set()
+        assert member.health.checks()["kafka"]
         broker.start()
         await member.until_ready()
+    assert not member.health.checks()["kafka"]
     await member.stop()
 
 
@@ -225,16 +227,18 @@ async def test_told_to_stop_while_the_broker_is_away(database_url: str, broker: 
 @pytest.mark.parametrize("how", ["stop", "kill"])
 async def test_a_broker_that_goes_away_in_the_middle(database_url: str, broker: OwnBroker, how: str) -> None:
     async with opened(database_url, broker.servers, "") as rig:
-        await rig.member()
-        for first in range(0, 300, 100):
+        member = await rig.member()
+        for first in range(0, 200, 100):
             sending = asyncio.create_task(
                 rig.send(*(event for n in range(first, first + 100) for event in order_and_payment(n)))
             )
             await more_than(rig, first)
             getattr(broker, how)()
+            await eventually_async(lambda: member.health.checks()["kafka"], 30, what="it says that the broker is away")
             broker.start()
             await sending
-        await everything_once(rig, 300)
+            await eventually_async(lambda: not member.health.checks()["kafka"], 30, what="the broker is back")
+        await everything_once(rig, 200)
 
 
 async def test_a_database_that_is_killed_in_the_middle(kafka: str, kafka_prefix: str, data_dir: Path) -> None:

@@ -7,6 +7,7 @@ for what waits for its order *after* that is in the log. Whichever of the two wa
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
@@ -118,9 +119,10 @@ class Clerk:
         answers = await self._lanes.decide(messages)
         early: list[Wait] = []
         moved: set[str] = set()
+        counts: Counter[tuple[str, str]] = Counter()
         for message, answer in zip(messages, answers, strict=True):
             verdict = judge(message, answer)
-            _count(message, verdict)
+            counts[message.kind.topic, verdict.outcome] += 1
             if verdict.end is End.DEAD:
                 ledger.given_up.append(dead(message.received, verdict.code, verdict.detail, message))
                 continue
@@ -130,6 +132,8 @@ class Clerk:
                 early.append(Wait(message, verdict.code, verdict.detail))
             elif verdict.applied and message.order_id is not None:
                 moved.add(message.order_id)
+        for (topic, outcome), count in counts.items():
+            MESSAGES.labels(topic, outcome).inc(count)
         if early:
             moved |= await self._leave_waiting(early, ledger)
         if moved:
@@ -238,10 +242,6 @@ class Clerk:
                 if pause_s != PAUSE_FIRST_S:
                     self._on_trouble(None)
                 return done
-
-
-def _count(message: Message, verdict: Verdict) -> None:
-    MESSAGES.labels(message.kind.topic, verdict.outcome).inc()
 
 
 def _rank(message: Message) -> int:

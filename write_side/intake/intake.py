@@ -48,6 +48,8 @@ LOOK_EVERY_S: Final = 0.5
 HAND_OVER_S: Final = 5.0
 """How long partitions that are taken away may wait for what is under way: then somebody else decides it again."""
 PAUSE_S: Final = 0.2
+BROKER_LOOK_S: Final = 2.0
+BROKER_ANSWER_S: Final = 5.0
 HEALTH: Final = "intake"
 
 Offsets = dict[TopicPartition, int]
@@ -87,6 +89,7 @@ class Intake:
         self._reached: Offsets = {}
         self._settled = asyncio.Event()
         self._handing_over = False
+        self._taking_in = False
         self._committing = asyncio.Lock()
 
     async def run(self, stop: asyncio.Event, on_ready: Callable[[], None] = lambda: None) -> None:
@@ -101,7 +104,7 @@ class Intake:
         stopping = asyncio.create_task(stop.wait())
         try:
             await asyncio.wait([working, stopping], return_when=asyncio.FIRST_COMPLETED)
-            if stopping.done():
+            if stopping.done() and self._taking_in:
                 await asyncio.wait([working], timeout=self._options.drain_s + HAND_OVER_S)
         finally:
             self._lanes.close()
@@ -131,8 +134,10 @@ class Intake:
             helpers = [
                 asyncio.create_task(self._commit_what_is_durable(taker)),
                 asyncio.create_task(self._look_after(clerk, taker)),
+                asyncio.create_task(self._watch_brokers(taker)),
             ]
             try:
+                self._taking_in = True
                 on_ready()
                 await self._take_in(taker, clerk, stop, helpers)
             finally:
@@ -205,6 +210,7 @@ class Intake:
     def _progress(self) -> None:
         """A batch that is not done in time, with nobody away, is a standstill."""
         oldest = self._on_the_way[0] if self._on_the_way else None
+        self._health.beat(f"{HEALTH} rounds")
         self._health.at(HEALTH, sum(self._reached.values()), -1 if oldest is not None else sum(self._reached.values()))
 
     # Committing ----------------------------------------------------------------------------------
@@ -230,13 +236,11 @@ class Intake:
                 return
             try:
                 await taker.commit(offsets)
-                self._health.say("kafka", None)
             except (CommitFailedError, IllegalStateError) as error:
                 log.info("offsets are not committed, their partitions are somebody else's by now: %s", error)
             except KafkaError as error:
                 if not is_away(error):
                     raise
-                self._health.say("kafka", str(error))
                 self._durable = offsets | self._durable
                 await asyncio.sleep(PAUSE_S)
 
@@ -291,6 +295,17 @@ class Intake:
             await self._measure_lag(taker)
             if not more:
                 await asyncio.sleep(LOOK_EVERY_S)
+
+    async def _watch_brokers(self, taker: AIOKafkaConsumer) -> None:
+        """A consumer waits for brokers that are away, and says nothing of it."""
+        while True:
+            try:
+                async with asyncio.timeout(BROKER_ANSWER_S):
+                    await taker.topics()
+                self._health.say("kafka", None)
+            except (KafkaError, OSError, TimeoutError):
+                self._health.say("kafka", f"no broker answers at {self._options.kafka_servers}")
+            await asyncio.sleep(BROKER_LOOK_S)
 
     async def _measure_lag(self, taker: AIOKafkaConsumer) -> None:
         behind: dict[str, int] = dict.fromkeys(self._names.values(), 0)
