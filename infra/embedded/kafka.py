@@ -22,6 +22,7 @@ from infra.kafka.java import BrokerProgram
 from infra.kafka.probe import broker_answers, coordinator_answers
 
 FORMAT_TIMEOUT_S = 120
+STORAGE = "data"
 HEAP_MB = 512
 FORMAT_HEAP_MB = 128
 ONE_BROKER = {
@@ -97,9 +98,10 @@ class KafkaServer:
     def spec(self) -> ChildSpec:
         return ChildSpec(
             name="kafka",
-            argv=self._java(HEAP_MB, "kafka.Kafka", str(self.home / "server.properties")),
+            argv=self._java(HEAP_MB, "kafka.Kafka", "server.properties"),
             env=_environment(),
-            cwd=self.home,  # where a process stands tells whose it is
+            # Where a process stands tells whose it is. And its files are named from here: settings know no commas in a path.
+            cwd=self.home,
             user=self.folder.user,
             prepare=self.prepare,
             check_ready=self.answers,
@@ -118,12 +120,11 @@ class KafkaServer:
                 let_reach(self.folder.user, place)
         wait_until_left(self.home, "java")
         self._write("log4j2.yaml", LOGGING)
-        storage = self.home / "data"
-        if not storage.exists():
-            self._format(storage)
-        self._write("server.properties", _properties(self._settings(storage)))
+        if not (self.home / STORAGE).exists():
+            self._format()
+        self._write("server.properties", _properties(self._settings(STORAGE)))
 
-    def _settings(self, storage: Path) -> dict[str, str]:
+    def _settings(self, storage: str) -> dict[str, str]:
         client, controller = self.servers, f"{LOOPBACK}:{self.controller_port}"
         return {
             **SETTINGS,
@@ -135,19 +136,19 @@ class KafkaServer:
             "listener.security.protocol.map": "CLIENT:PLAINTEXT,CONTROLLER:PLAINTEXT",
             "inter.broker.listener.name": "CLIENT",
             "controller.listener.names": "CONTROLLER",
-            "log.dirs": str(storage),
+            "log.dirs": storage,
         }
 
-    def _format(self, storage: Path) -> None:
+    def _format(self) -> None:
         """Beside the final place and moved there whole, so that an interrupted one leaves no half."""
-        beside = self.home / "data.new"
+        beside = self.home / f"{STORAGE}.new"
         shutil.rmtree(beside, ignore_errors=True)
-        self._write("format.properties", _properties(self._settings(beside)))
+        self._write("format.properties", _properties(self._settings(beside.name)))
         guard = [sys.executable, "-I", "-S", str(GUARD)]
         guard += ["--parent", str(os.getpid()), "--death-signal", str(int(signal.SIGKILL))]
         if self.folder.user is not None:
             guard += ["--user", f"{self.folder.user.uid}:{self.folder.user.gid}"]
-        words = ["format", "--cluster-id", _new_cluster_id(), "--config", str(self.home / "format.properties")]
+        words = ["format", "--cluster-id", _new_cluster_id(), "--config", "format.properties"]
         done = subprocess.run(  # noqa: S603  (Kafka's own program)
             [*guard, "--", *self._java(FORMAT_HEAP_MB, "kafka.tools.StorageTool", *words)],
             capture_output=True,
@@ -160,14 +161,14 @@ class KafkaServer:
         )
         if done.returncode != 0:
             raise StartFailedError(f"Kafka's storage could not be formatted: {(done.stderr or done.stdout).strip()}")
-        beside.rename(storage)
+        beside.rename(self.home / STORAGE)
 
     def _java(self, heap_mb: int, main_class: str, *words: str) -> list[str]:
         options = [f"-Xmx{heap_mb}m", "-XX:+UseSerialGC", "-XX:+ExitOnOutOfMemoryError"]
         # The quick compiler alone: up with two thirds of the work, and still faster than any client in Python.
         options += ["-XX:TieredStopAtLevel=1"]
         options += ["-XX:-UsePerfData", "-Djava.awt.headless=true", "-Djava.net.preferIPv4Stack=true"]
-        options += [f"-Dlog4j2.configurationFile={self.home / 'log4j2.yaml'}"]
+        options += ["-Dlog4j2.configurationFile=log4j2.yaml"]
         return [str(self.program.java), *options, "-cp", f"{self.program.jars}/*", main_class, *words]
 
     def _write(self, name: str, text: str) -> None:
@@ -196,11 +197,10 @@ def _new_cluster_id() -> str:
 
 
 def _properties(settings: Mapping[str, str]) -> str:
-    """In a properties file a backslash must be doubled; blanks and colons in a value may stay."""
-    return "".join(f"{name}={value.replace(chr(92), chr(92) * 2)}\n" for name, value in settings.items())
+    return "".join(f"{name}={value}\n" for name, value in settings.items())
 
 
 def _environment() -> dict[str, str]:
-    """Options of the person who starts us must not reach the server's Java."""
+    """Options of the person who starts us must not reach the server's Java, which reads paths as the locale says."""
     options = ("JAVA_TOOL_OPTIONS", "JDK_JAVA_OPTIONS", "_JAVA_OPTIONS", "CLASSPATH")
-    return {**{name: "" for name in options if name in os.environ}, "LC_ALL": "C"}
+    return {**{name: "" for name in options if name in os.environ}, "LC_ALL": "C.UTF-8"}

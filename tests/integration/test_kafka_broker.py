@@ -180,6 +180,13 @@ def test_an_interrupted_formatting_is_done_anew(data_dir: Path) -> None:
         assert not half.exists()
 
 
+def test_any_folder_will_do(data_dir: Path) -> None:
+    odd = data_dir / "café, à = la: carte #1"
+    with own_broker(odd) as broker:
+        assert broker.server.answers()
+        assert (odd / "kafka" / "data" / "meta.properties").exists()
+
+
 @pytest.mark.parametrize("by_kernel", [True, False])
 def test_it_ends_with_its_parent(module_data_dir: Path, by_kernel: bool) -> None:
     source = f"""
