@@ -5,6 +5,7 @@ import random
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 from uuid import uuid4
 
 import psycopg
@@ -29,6 +30,7 @@ from projections.lane import Servers
 from projections.verify import GenerationName, Verification
 from projections.worker import Feed, run_worker
 from tests.support import eventually_async
+from tests.support_kafka import own_broker
 from tests.support_views import LogWriter, read_cache, read_views
 from write_side.executor import CommandExecutor
 
@@ -62,22 +64,28 @@ class Bench:
         self.feed = Feed(kafka, topics, replication=1, client_id="worker", start="earliest")
 
     @asynccontextmanager
-    async def worker(self, options: FollowerOptions = PROMPT, **feed: str) -> AsyncIterator[None]:
-        stop, ready = asyncio.Event(), asyncio.Event()
+    async def starting(
+        self, options: FollowerOptions = PROMPT, **feed: str
+    ) -> AsyncIterator[tuple[asyncio.Event, Health]]:
+        """A worker, and what tells that it is ready."""
+        stop, ready, health = asyncio.Event(), asyncio.Event(), Health()
         async with connect_redis(self.redis_url, timeout_s=1) as redis:
             servers = Servers(self.url, self.url, redis, partitions=PARTITIONS)
             task = asyncio.create_task(
-                run_worker(servers, stop, ready.set, options, Health(), feed=replace(self.feed, **feed))  # type: ignore[arg-type]  # texts alone
+                run_worker(servers, stop, ready.set, options, health, feed=replace(self.feed, **feed))  # type: ignore[arg-type]  # texts alone
             )
-            waiting = asyncio.create_task(ready.wait())
             try:
-                await asyncio.wait({task, waiting}, timeout=30, return_when=asyncio.FIRST_COMPLETED)
-                assert ready.is_set(), task
-                yield
+                yield ready, health
             finally:
-                waiting.cancel()
                 stop.set()
                 await asyncio.wait_for(task, 30)
+
+    @asynccontextmanager
+    async def worker(self, options: FollowerOptions = PROMPT, **feed: str) -> AsyncIterator[None]:
+        """A worker that is ready."""
+        async with self.starting(options, **feed) as (ready, _):
+            await asyncio.wait_for(ready.wait(), 30)
+            yield
 
     async def busy(self, rounds: int = 3) -> list[LogRow]:
         """Something happens to every item, decided as ever; the rows of it."""
@@ -285,3 +293,16 @@ async def test_postgres_ends_every_connection_in_the_middle(bench: Bench) -> Non
             await bench.shows_all()
     async with bench.worker():
         await bench.is_clean()
+
+
+async def test_a_worker_waits_for_its_broker(bench: Bench, data_dir: Path) -> None:
+    with own_broker(data_dir) as broker:
+        await asyncio.to_thread(broker.stop)
+        async with bench.starting(servers=broker.servers) as (ready, health):
+            away = await eventually_async(lambda: next(filter(None, health.checks().values()), None))
+            assert broker.servers in str(away)
+            assert not ready.is_set()
+            broker.start()  # in this thread, for the broker ends with the one that started it
+            await asyncio.wait_for(ready.wait(), 30)
+            await bench.busy(1)
+            await bench.shows_all()
