@@ -45,7 +45,7 @@ async def test_brokers_that_are_away_at_the_start_are_waited_for(database_url: s
             await asyncio.to_thread(broker.start)
             await bench.hears_all()
             assert running.ready.is_set()
-            assert running.health.checks()["publishing"] is None
+            await eventually_async(lambda: running.health.checks()["publishing"] is None, what="that it is well")
 
 
 async def test_a_broker_that_dies_and_comes_back_is_told_everything(database_url: str, broker: OwnBroker) -> None:
