@@ -8,6 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -19,6 +20,7 @@ from infra.kafka.admin import TopicMismatch, TopicRefused, ensure_topics
 from infra.kafka.clients import BrokerAway
 from infra.kafka.event_batches import EventBatch, UnreadableMessage, decode_batch
 from infra.kafka.topics import Topics
+from projections import generations
 from projections.faust_runtime import Delivery, Inlet, InletFailed
 from projections.fed_follower import FedFollower
 from projections.follower import FollowerOptions
@@ -26,6 +28,7 @@ from projections.generations import Generation
 from projections.lane import AWAY, Backoff, Lane, LogRestored, Ready, Servers, pause, ring_at_stop
 from projections.metrics import UNREADABLE_MESSAGES
 from projections.projector import interrupted, run_projector
+from projections.runners import kept_partitions
 from projections.share import Share
 
 logger = logging.getLogger(__name__)
@@ -148,6 +151,7 @@ class _Shares:
         self._seen = 0
         self._in_hand: list[Delivery] = []
         self._backoff = Backoff()
+        self._without_since_s = time.monotonic()
 
     async def run(self) -> None:
         """Until it is time to stop. Raises InletFailed."""
@@ -161,6 +165,7 @@ class _Shares:
                     await self._rest()
                     continue
                 try:
+                    self._without_since_s = time.monotonic()
                     await self._term()
                 except (*AWAY, LogRestored) as error:
                     interrupted(self._generation, error, self._on_ready, self._health)
@@ -173,6 +178,19 @@ class _Shares:
             self._on_ready()  # more workers than partitions: standing by is a state to be in
         self._health.rest(self._generation.schema)
         await self._inlet.take(1, NO_PARTITION_S)
+        if time.monotonic() - self._without_since_s > self._feed.stall_s:
+            await self._refuse_to_be_forgotten()
+            self._without_since_s = time.monotonic()
+
+    async def _refuse_to_be_forgotten(self) -> None:
+        """Faust may keep a member without partitions for good once its topic was deleted and made again."""
+        with suppress(*AWAY):
+            async with await generations.connect(
+                self._servers.read_model_url, timeout_s=self._servers.connect_timeout_s
+            ) as connection:
+                kept = await kept_partitions(connection, self._generation)
+            if len(kept) < self._generation.partitions:
+                raise InletFailed("partitions are kept by nobody, and none of them was assigned to this worker")
 
     def _is_ours(self) -> bool:
         return not self._stop.is_set() and self._inlet.assignments == self._seen

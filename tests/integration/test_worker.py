@@ -6,18 +6,20 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import psycopg
 import pytest
 from aiokafka import AIOKafkaProducer
+from aiokafka.admin import AIOKafkaAdminClient
 
 from domain.commands import Command, CreateReservation, Line, PutWarehouse, Restock
 from infra.event_store.log_reader import LogRow
 from infra.event_store.postgres import PostgresEventStore
 from infra.health import Health
 from infra.kafka.admin import ensure_topics
-from infra.kafka.clients import producer
+from infra.kafka.clients import producer, until_reachable
 from infra.kafka.event_batches import MessageRow, encode_batch
 from infra.kafka.partitions import partition_of
 from infra.kafka.topics import Topics
@@ -65,14 +67,14 @@ class Bench:
 
     @asynccontextmanager
     async def starting(
-        self, options: FollowerOptions = PROMPT, **feed: str
+        self, options: FollowerOptions = PROMPT, **feed: Any
     ) -> AsyncIterator[tuple[asyncio.Event, Health]]:
         """A worker, and what tells that it is ready."""
         stop, ready, health = asyncio.Event(), asyncio.Event(), Health()
         async with connect_redis(self.redis_url, timeout_s=1) as redis:
             servers = Servers(self.url, self.url, redis, partitions=PARTITIONS)
             task = asyncio.create_task(
-                run_worker(servers, stop, ready.set, options, health, feed=replace(self.feed, **feed))  # type: ignore[arg-type]  # texts alone
+                run_worker(servers, stop, ready.set, options, health, feed=replace(self.feed, **feed))
             )
             try:
                 yield ready, health
@@ -81,7 +83,7 @@ class Bench:
                 await asyncio.wait_for(task, 30)
 
     @asynccontextmanager
-    async def worker(self, options: FollowerOptions = PROMPT, **feed: str) -> AsyncIterator[None]:
+    async def worker(self, options: FollowerOptions = PROMPT, **feed: Any) -> AsyncIterator[None]:
         """A worker that is ready."""
         async with self.starting(options, **feed) as (ready, _):
             await asyncio.wait_for(ready.wait(), 30)
@@ -306,3 +308,22 @@ async def test_a_worker_waits_for_its_broker(bench: Bench, data_dir: Path) -> No
             await asyncio.wait_for(ready.wait(), 30)
             await bench.busy(1)
             await bench.shows_all()
+
+
+async def test_a_topic_that_is_deleted_and_made_again(bench: Bench) -> None:
+    admin = AIOKafkaAdminClient(bootstrap_servers=bench.feed.servers)
+    await admin.start()
+    try:
+        async with bench.worker(stall_s=2):
+            await bench.send(await bench.busy())
+            await bench.shows_all()
+            await admin.delete_topics([bench.topics.stock_events])
+            await bench.busy(1)
+            await until_reachable(
+                lambda: ensure_topics(bench.feed.servers, [bench.topics.specs()[0]], 1), bench.feed.servers
+            )
+            await bench.busy(1)
+            await bench.shows_all()
+            await bench.is_clean()
+    finally:
+        await admin.close()
