@@ -59,7 +59,9 @@ class OwnBroker:
         return self._child
 
     def start(self) -> None:
-        self.begin().wait_ready()
+        """Running: nothing to do."""
+        if self._child is None:
+            self.begin().wait_ready()
 
     def stop(self) -> None:
         """As SIGTERM does. Not running: nothing to do."""

@@ -26,11 +26,23 @@ pytestmark = pytest.mark.kafka
 TOPIC = TopicSpec("notes", 1, {})
 
 
-@pytest.fixture
-def broker(module_data_dir: Path) -> Iterator[OwnBroker]:
-    """One folder for the tests of this module: formatted once, on other ports each time."""
-    with own_broker(module_data_dir) as started:
+@pytest.fixture(scope="module")
+def shared(module_data_dir: Path) -> Iterator[OwnBroker]:
+    with own_broker(module_data_dir / "shared") as started:
         yield started
+
+
+@pytest.fixture
+def broker(shared: OwnBroker) -> OwnBroker:
+    """One for the tests of this module, running at first, whatever the test before did to it."""
+    shared.start()
+    return shared
+
+
+@pytest.fixture
+def formatted(module_data_dir: Path) -> Path:
+    """The folder of the tests that start brokers of their own, formatted by the first of them."""
+    return module_data_dir / "formatted"
 
 
 async def write(servers: str, *notes: bytes) -> None:
@@ -89,10 +101,10 @@ async def test_clients_of_a_broker_that_is_away_write_few_lines(
 
 
 @pytest.mark.parametrize("by_an_error", [False, True])
-async def test_clients_let_go_of_a_broker_that_is_away(module_data_dir: Path, by_an_error: bool) -> None:
+async def test_clients_let_go_of_a_broker_that_is_away(broker: OwnBroker, by_an_error: bool) -> None:
     """No error and no connection of theirs is left; a message that nobody acknowledged holds nobody up."""
     quiet_kafka_loggers()
-    with own_broker(module_data_dir) as broker, suppress(ZeroDivisionError):
+    with suppress(ZeroDivisionError):
         await ensure_topics(broker.servers, [TOPIC], 1)
         async with (
             running(lambda: consumer(broker.servers, "leaving", "test"), broker.servers) as receiver,
@@ -109,13 +121,12 @@ async def test_clients_let_go_of_a_broker_that_is_away(module_data_dir: Path, by
                 raise ZeroDivisionError
 
 
-async def test_a_later_run_finds_the_messages_at_other_ports(broker: OwnBroker, module_data_dir: Path) -> None:
+async def test_a_later_run_finds_the_messages_at_other_ports(broker: OwnBroker) -> None:
     await write(broker.servers, b"kept")
     before = await read(broker.servers)
     broker.stop()
-    later = OwnBroker(kafka_server(DataFolder(module_data_dir), program()))
+    later = OwnBroker(kafka_server(broker.server.folder, program()))
     assert later.servers != broker.servers
-    later.server.folder.open()
     later.start()
     try:
         assert await read(later.servers) == before
@@ -123,12 +134,12 @@ async def test_a_later_run_finds_the_messages_at_other_ports(broker: OwnBroker, 
         later.stop()
 
 
-def test_it_stops_at_sigterm_in_order_and_leaves_nothing(broker: OwnBroker, module_data_dir: Path) -> None:
+def test_it_stops_at_sigterm_in_order_and_leaves_nothing(broker: OwnBroker) -> None:
     pid = broker.pid
     broker.stop()
     assert not is_running(pid)
-    assert processes_in(module_data_dir / "kafka", "java") == []
-    assert (module_data_dir / "kafka" / "data" / ".kafka_cleanshutdown").exists()
+    assert processes_in(broker.server.home, "java") == []
+    assert (broker.server.home / "data" / ".kafka_cleanshutdown").exists()
 
 
 def test_only_this_machine_is_listened_to_and_only_on_two_ports(broker: OwnBroker) -> None:
@@ -148,16 +159,14 @@ def test_under_root_it_runs_as_the_servers_account(broker: OwnBroker) -> None:
     assert psutil.Process(broker.pid).uids().real == user.uid != 0
 
 
-def test_java_options_of_whoever_starts_it_do_not_reach_it(
-    module_data_dir: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_java_options_of_whoever_starts_it_do_not_reach_it(formatted: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAVA_TOOL_OPTIONS", "-Dno.such=thing -XX:+UnknownOptionThatEndsJava")
-    with own_broker(module_data_dir) as broker:
+    with own_broker(formatted) as broker:
         assert broker.server.answers()
 
 
-def test_a_broker_that_an_earlier_stack_left_behind_is_ended_first(module_data_dir: Path) -> None:
-    folder = DataFolder(module_data_dir)
+def test_a_broker_that_an_earlier_stack_left_behind_is_ended_first(formatted: Path) -> None:
+    folder = DataFolder(formatted)
     with folder.locked():
         left = OwnBroker(kafka_server(folder, program()))
         left.start()
@@ -188,7 +197,7 @@ def test_any_folder_will_do(data_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("by_kernel", [True, False])
-def test_it_ends_with_its_parent(module_data_dir: Path, by_kernel: bool) -> None:
+def test_it_ends_with_its_parent(formatted: Path, by_kernel: bool) -> None:
     source = f"""
 import dataclasses, signal
 from pathlib import Path
@@ -196,7 +205,7 @@ from infra.embedded.child import Child
 from infra.embedded.folder import DataFolder
 from infra.embedded.kafka import kafka_server
 from tests.support_kafka import program
-folder = DataFolder(Path({str(module_data_dir)!r}))
+folder = DataFolder(Path({str(formatted)!r}))
 with folder.locked():
     spec = dataclasses.replace(kafka_server(folder, program()).spec(), watched_by_kernel={by_kernel})
     spec.prepare()
@@ -208,17 +217,17 @@ with folder.locked():
     parent = subprocess.Popen([sys.executable, "-c", source], stdout=subprocess.PIPE, cwd=Path(__file__).parents[2])
     assert parent.stdout is not None
     assert parent.stdout.readline() == b"ready\n"
-    (server,) = processes_in(module_data_dir / "kafka", "java")
+    (server,) = processes_in(formatted / "kafka", "java")
     parent.kill()
     parent.wait()
     parent.stdout.close()
     eventually(lambda: not is_running(server.pid))
 
 
-def test_a_broker_that_cannot_start_says_why(module_data_dir: Path) -> None:
+def test_a_broker_that_cannot_start_says_why(formatted: Path) -> None:
     from infra.embedded.errors import StartFailedError
 
-    folder = DataFolder(module_data_dir)
+    folder = DataFolder(formatted)
     with folder.locked():
         server = kafka_server(folder, program())
         server.prepare()
