@@ -7,7 +7,8 @@ import pytest
 import redis
 from psycopg import sql
 
-from infra.doctor import Finding, examine
+from infra.doctor import examine
+from infra.doctor_findings import Finding
 from infra.event_store.append_lock import append_lock_key
 
 NOWHERE_PG = "postgresql://nobody@127.0.0.1:1/none"
