@@ -67,11 +67,13 @@ async def ask(executor: CommandExecutor, command: Command, key: str | None = Non
     return await asyncio.wait_for(post(executor, command, key, scope=scope), 30)
 
 
-async def ask_again_later(executor: CommandExecutor, command: Command, key: str) -> Answer:
+async def ask_again_later(
+    executor: CommandExecutor, command: Command, key: str, *, wants_document: bool = True
+) -> Answer:
     """As a message asks: a refusal does not stand."""
     answered: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
     submission = submission_of(command, key, answer=answered.set_result)
-    submission.refusal_stands = False
+    submission.refusal_stands, submission.wants_document = False, wants_document
     executor.submit(submission)
     return await asyncio.wait_for(answered, 30)
 

@@ -63,6 +63,7 @@ def decide(work: Work, decision: Decision, done: Round) -> None:
         None if work.internal else submission.key,
         command,
     )
+    decision.documents_wanted = submission.wants_document
     try:
         status, document = work.handler.decide(command, submission.digest.hex(), decision, origin)
         body = encode(document)

@@ -42,6 +42,8 @@ class Decision:
         self, memory: Memory, mapper: EventMapper, now: datetime, loaded: Loaded | None, current: Iterable[str] = ()
     ) -> None:
         self.now = now
+        self.documents_wanted = True
+        """Whether anybody reads the document of the command at hand."""
         self._current = set(current)
         self._memory = memory
         self._mapper = mapper

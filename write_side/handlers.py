@@ -221,7 +221,9 @@ class OnOrder:
         return 200, OrderDocument(command.order_id, [each.reservation_id for each in found])
 
 
-def _reservation(reservation: Reservation, decision: Decision) -> ReservationDocument:
+def _reservation(reservation: Reservation, decision: Decision) -> ReservationDocument | None:
+    if not decision.documents_wanted:
+        return None
     return reservation_document(reservation.header, reservation.holds, reservation.moment(decision.now))
 
 
@@ -302,7 +304,9 @@ def _relieve(item: StockItem, origin: Origin, decision: Decision) -> None:
         decision.follow_ups.append(RelieveShortage(stream=item.id))
 
 
-def _level(item: StockItem, decision: Decision) -> LevelDocument:
+def _level(item: StockItem, decision: Decision) -> LevelDocument | None:
+    if not decision.documents_wanted:
+        return None
     return level_document(item.sku, item.warehouse, level_facts(item), item.due_units(decision.now))
 
 

@@ -47,6 +47,8 @@ class Submission:
     correlation_id: str | None = None
     """None: the command's own id."""
     causation_id: str | None = None
+    wants_document: bool = True
+    """Whether anybody reads the document of the answer. False: it is null, and recorded so; a refusal says all the same."""
     refusal_stands: bool = True
     """Whether a refusal is recorded under the key, and is the answer for ever. False: the same key may be tried again,
     and is never refused on memory alone."""

@@ -244,3 +244,15 @@ class Premature:
         cluster.store_of(executor).fail(StoreUnavailable("cut"), "append", "append_unseen", applied=True)
         assert (await ask_again_later(executor, CommitOrder(order_id="o1"), "k")).status == 200
         assert cluster.topics("stock:A@W1").count("committed") == 1
+
+    async def test_a_document_that_nobody_reads_is_not_made(self, cluster: Cluster) -> None:
+        executor = await cluster.executor()
+        await cluster.stock(executor, ("A", "W1", 10))
+        made = await ask_again_later(executor, order("r1", ("A", 1, "W1")), "k1", wants_document=False)
+        assert (made.status, made.body) == (201, b"null")
+        again = await ask_again_later(executor, order("r1", ("A", 1, "W1")), "k1", wants_document=False)
+        assert (again.status, again.body, again.replayed) == (201, b"null", True)
+        refused = await ask_again_later(executor, order("r2", ("A", 99, "W1")), "k2", wants_document=False)
+        assert code_of(refused) == "insufficient-stock"
+        # Its neighbours in a batch have theirs, and so has whoever asks for the same under a key of their own.
+        assert said(await ask(executor, order("r1", ("A", 1, "W1"))))["status"] == "ACTIVE"

@@ -110,6 +110,7 @@ class _Errand:
             actor=message.source,
             correlation_id=message.correlation_id,
             causation_id=message.id,
+            wants_document=False,
             refusal_stands=message.kind.stands,
         )
 
