@@ -59,8 +59,9 @@ class OwnBroker:
         return self._child
 
     def start(self) -> None:
-        """Running: nothing to do."""
-        if self._child is None:
+        """Running: nothing to do. The calling thread must live as long as the broker shall."""
+        if self._child is None or self._child.exit_code() is not None:
+            self.kill()
             self.begin().wait_ready()
 
     def stop(self) -> None:
