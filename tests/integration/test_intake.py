@@ -3,8 +3,10 @@
 from collections.abc import AsyncIterator
 
 import pytest
+from aiokafka import AIOKafkaProducer
 
-from tests.support_intake import IntakeRig, about, cloud_event, placed
+from infra.kafka.clients import running
+from tests.support_intake import IntakeRig, about, cloud_event, encoded, placed
 
 pytestmark = pytest.mark.kafka
 
@@ -65,3 +67,16 @@ async def test_a_warehouse_tells_of_what_came_what_is_there_and_what_has_left(ri
     assert rig.statuses() == {"o1": "SHIPPED", "o2": "SHIPPED"}
     assert rig.cluster.topics("stock:B@W1") == ["registered", "restocked", "counted"]
     rig.check()
+
+
+@pytest.mark.parametrize("compression", ["gzip", "snappy", "lz4", "zstd"])
+async def test_others_compress_as_they_like(rig: IntakeRig, compression: str) -> None:
+    await stocked(rig, "A")
+    await rig.member()
+    async with running(
+        lambda: AIOKafkaProducer(bootstrap_servers=rig.servers, compression_type=compression), rig.servers
+    ) as foreign:
+        for n in range(3):
+            await foreign.send_and_wait(rig.topics.named("order.placed"), encoded(placed(f"o{n}", ("A", 1))))
+    await rig.caught_up()
+    assert rig.database.headers() == {"o0", "o1", "o2"}
