@@ -28,7 +28,7 @@ COMMANDS = (
 
 @dataclass(frozen=True, slots=True)
 class MessageReport:
-    """Of orders that came in through Kafka: how many messages, also by topic, and from an order to its answer."""
+    """Of orders that came in through Kafka: how many messages, in all and by topic, and from an order to its answer."""
 
     messages_sent: int
     messages_received: int
@@ -45,7 +45,8 @@ class Report:
     `released` before they were paid, `cancelled` afterwards. `events` as the answers add up, of the demo's own items and
     warehouses; `log_events` as `verify` counted them in the whole log. `oversold` in units, the worst that any level of
     an item ever showed; `differing`: what the audit found wrong. Figures named so in milliseconds, as the client saw
-    them while the orders were played. `messages`: None unless the orders came in through Kafka.
+    them while the orders were played. `messages`: None unless the orders came in through Kafka; the lag then begins with
+    the commit and ends with a read that is asked when the answer has come, so that it is an upper bound.
     """
 
     orders: int
