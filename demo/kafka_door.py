@@ -77,16 +77,12 @@ class KafkaDoor:
 
     async def differences(self, ledger: Ledger) -> list[str]:
         """Every version of every item must have been told, in order: the last ones may still be on their way."""
-        told = self._postbox.versions
+        versions = {item: book.version for item, book in ledger.items.items()}
         with suppress(TimeoutError):
             async with asyncio.timeout(ANSWER_S_MAX):
-                while any(told[item] < book.version for item, book in ledger.items.items()):
+                while self._postbox.lacks(versions):
                     await self._postbox.next_level()
-        return self._postbox.out_of_order + [
-            f"{item.sku} at {item.warehouse}: told up to version {told[item]}, by the answers it must be {book.version}"
-            for item, book in ledger.items.items()
-            if told[item] != book.version
-        ]
+        return self._postbox.differences(versions)
 
     async def _ask(self, topic: str, key: str, message_id: str, data: object, exchange: Exchange) -> None:
         """Send, and wait until it is answered. Raises DemoError if it is not."""

@@ -5,7 +5,7 @@ The messages are CloudEvents, as `docs/asyncapi.yaml` describes them; only what 
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from time import monotonic, time
 from typing import NamedTuple
@@ -162,6 +162,18 @@ class Postbox:
         await self._news.wait()
         if self._failed is not None:
             raise self._failed
+
+    def lacks(self, versions: Mapping[Item, int]) -> bool:
+        """Whether something of `versions`, the newest of each item, has not been told yet."""
+        return any(self.versions.get(item, 0) < version for item, version in versions.items())
+
+    def differences(self, versions: Mapping[Item, int]) -> list[str]:
+        """A sentence for each version that was told too early, and for each item that was not told up to `versions`."""
+        return self.out_of_order + [
+            f"{item.sku} at {item.warehouse}: told up to version {told}, by the answers it must be {version}"
+            for item, version in versions.items()
+            if (told := self.versions.get(item, 0)) != version
+        ]
 
     def end(self, message_id: str) -> None:
         del self._open[message_id]

@@ -177,8 +177,18 @@ async def test_what_is_told_again_counts_once(service):
 
 async def test_a_version_that_was_left_out_is_noticed(service):
     service.tell_level(MILK, 4)
-    assert service.postbox.out_of_order == ["milk at store-1: version 4 was told after 2"]
-    assert service.postbox.versions == {MILK: 4, EGGS: 2}
+    assert service.postbox.differences({MILK: 4, EGGS: 2}) == ["milk at store-1: version 4 was told after 2"]
+
+
+async def test_what_was_told_is_held_to_the_books(service):
+    postbox = service.postbox
+    assert not postbox.lacks({MILK: 2, EGGS: 2})
+    assert postbox.differences({MILK: 2, EGGS: 2}) == []
+    assert postbox.lacks({MILK: 3, EGGS: 2})
+    assert postbox.differences({MILK: 3, EGGS: 1}) == [
+        "milk at store-1: told up to version 2, by the answers it must be 3",
+        "eggs at store-1: told up to version 2, by the answers it must be 1",
+    ]
 
 
 async def test_items_and_orders_of_others_are_passed_over(service):
@@ -186,7 +196,7 @@ async def test_items_and_orders_of_others_are_passed_over(service):
     service.tell_level(Item("milk", "store-2"), 7)
     service.tell_order("inventory.reserved", "m-5", order_id="basket-5")
     assert service.postbox.traffic.heard.total() == heard
-    assert service.postbox.out_of_order == []
+    assert service.postbox.differences({MILK: 2, EGGS: 2}) == []
 
 
 async def test_the_first_version_of_an_item_is_not_yet_its_delivery(service):
