@@ -21,6 +21,7 @@ from demo.timings import Timings
 
 PLACED_TO_RESERVED = "order.placed to inventory.reserved"
 ANSWER_S_MAX = 60.0
+STOP_S_MAX = 5.0
 LISTEN_MS = 200
 HEADERS = [("content-type", b"application/cloudevents+json; charset=UTF-8")]
 
@@ -128,8 +129,10 @@ async def through_kafka(brokers: Brokers, source: str, postbox: Postbox, timings
             with suppress(asyncio.CancelledError, Exception):  # those who waited have been told
                 await listening
     finally:
-        await producer.stop()
-        await consumer.stop()
+        for client in (producer, consumer):
+            with suppress(TimeoutError):  # a producer waits for brokers that do not come back
+                async with asyncio.timeout(STOP_S_MAX):
+                    await client.stop()
 
 
 async def _listen(consumer: AIOKafkaConsumer, topics: dict[str, str], postbox: Postbox) -> None:
