@@ -15,6 +15,7 @@ from tests.support_write_side import Cluster, MemoryDatabase, PostgresDatabase, 
 from write_side.intake.clerk import End, judge
 from write_side.intake.memory_store import MemoryIntakeStore
 from write_side.intake.messages import read
+from write_side.intake.metrics import MESSAGES
 from write_side.intake.postgres_store import PostgresIntakeStore
 from write_side.intake.store import IntakeStore, StoreAway
 from write_side.submission import Answer
@@ -329,3 +330,29 @@ def test_what_an_answer_means(topic: str, answer: Answer, end: End, outcome: str
     event = placed("o1", ("A", 1)) if topic == "order.placed" else about(topic, "o1")
     verdict = judge(read(received(topic, event)), answer)
     assert (verdict.end, verdict.outcome) == (end, outcome)
+
+
+def counted(topic: str) -> dict[str, float]:
+    """By outcome, messages of a topic that this process has counted."""
+    return {
+        sample.labels["outcome"]: sample.value
+        for metric in MESSAGES.collect()
+        for sample in metric.samples
+        if sample.name.endswith("_total") and sample.labels["topic"] == topic
+    }
+
+
+async def test_every_message_is_counted_by_what_became_of_it(office: Office) -> None:
+    desk = await office.desk()
+    before = {topic: counted(topic) for topic in ("order.placed", "payment.authorized")}
+    first, rejected = placed("o1", ("A", 1)), placed("o2", ("A", 1_000))
+    await desk.hand(about("payment.authorized", "o1"))
+    await desk.hand(first, rejected, ("order.placed", b"not json"))
+    await desk.hand(first)
+
+    def more(topic: str) -> dict[str, float]:
+        grown = {outcome: n - before[topic].get(outcome, 0) for outcome, n in counted(topic).items()}
+        return {outcome: n for outcome, n in grown.items() if n}
+
+    assert more("order.placed") == {"applied": 1, "rejected": 1, "dead": 1, "replayed": 1}
+    assert more("payment.authorized") == {"waiting": 1, "retried": 1}

@@ -2,10 +2,14 @@
 
 from collections.abc import AsyncIterator
 
+import psycopg
 import pytest
 from aiokafka import AIOKafkaProducer
+from prometheus_client import REGISTRY
 
+from infra.event_store.append_lock import append_lock_key
 from infra.kafka.clients import running
+from tests.support import eventually_async
 from tests.support_intake import IntakeRig, about, cloud_event, encoded, placed
 
 pytestmark = pytest.mark.kafka
@@ -80,3 +84,25 @@ async def test_others_compress_as_they_like(rig: IntakeRig, compression: str) ->
             await foreign.send_and_wait(rig.topics.named("order.placed"), encoded(placed(f"o{n}", ("A", 1))))
     await rig.caught_up()
     assert rig.database.headers() == {"o0", "o1", "o2"}
+
+
+def append_lock_held(rig: IntakeRig) -> psycopg.Connection:
+    connection = psycopg.connect(rig.database_url, autocommit=True)
+    connection.execute("SELECT pg_advisory_lock(%s)", [append_lock_key()])
+    return connection
+
+
+async def test_what_is_not_durable_is_told_and_nothing_of_it_is_committed(rig: IntakeRig) -> None:
+    await stocked(rig, "A")
+    await rig.member()
+    with append_lock_held(rig):
+        await rig.send(*(placed(f"o{n}", ("A", 1)) for n in range(50)))
+        await eventually_async(lambda: lag("order.placed") == 50, 20, what="all of it is behind")
+        assert await rig.committed("order.placed") == 0
+    await rig.caught_up()
+    assert len(rig.database.headers()) == 50
+    await eventually_async(lambda: lag("order.placed") == 0, what="nothing is behind")
+
+
+def lag(topic: str) -> float:
+    return REGISTRY.get_sample_value("stockhold_intake_lag_messages", {"topic": topic}) or 0.0

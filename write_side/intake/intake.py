@@ -182,7 +182,9 @@ class Intake:
             for place, records in found.items()
             for record in records
         ]
-        offsets = {place: records[-1].offset + 1 for place, records in found.items() if records}
+        offsets = {place: records[-1].offset + 1 for place, records in found.items()}
+        for place, records in found.items():
+            self._reached.setdefault(place, records[0].offset)
         BATCH_MESSAGES.observe(len(batch))
         self._on_the_way.append(_Batch(asyncio.create_task(self._settle(clerk, batch)), offsets))
 
@@ -312,8 +314,8 @@ class Intake:
         for place in taker.assignment():
             end = taker.highwater(place)
             reached = self._reached.get(place)
-            if end is not None:
-                behind[self._names[place.topic]] += max(0, end - (reached if reached is not None else end))
+            if end is not None and reached is not None:  # else nothing has been fetched from it yet
+                behind[self._names[place.topic]] += max(0, end - reached)
         for topic, messages in behind.items():
             LAG.labels(topic).set(messages)
 

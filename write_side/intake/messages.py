@@ -66,7 +66,7 @@ class WarehouseShipment(msgspec.Struct, frozen=True, gc=False, kw_only=True, for
 
 
 class Rank(IntEnum):
-    """What comes first of what arrives together: an order's life, in its order."""
+    """What comes first of what arrives together: an order's life in its order, a delivery before it is counted."""
 
     MADE = 0
     PAID = 1
