@@ -73,6 +73,25 @@ async def test_a_warehouse_tells_of_what_came_what_is_there_and_what_has_left(ri
     rig.check()
 
 
+async def test_repeats_and_disorder_over_two_intakes(rig: IntakeRig) -> None:
+    await stocked(rig, "A")
+    members = [await rig.member(), await rig.member()]
+    back = {"lines": [{"sku": "A", "warehouse": "W1", "quantity": 1, "condition": "SELLABLE"}]}
+    life = [("order.returned", back), ("order.shipped", {}), ("payment.authorized", {})]
+    for topic, data in life:
+        events = [about(topic, f"o{n}", **data) for n in range(40)]
+        await rig.send(*events, *events)
+    orders = [placed(f"o{n}", ("A", 1)) for n in range(40)]
+    await rig.send(*orders, *orders)
+    await rig.caught_up()
+    await eventually_async(lambda: not rig.waiting(), 20, what="nothing waits")
+    assert rig.statuses() == dict.fromkeys((f"o{n}" for n in range(40)), "RETURNED")
+    assert rig.dead() == []
+    rig.check()
+    for member in members:
+        await member.stop()
+
+
 @pytest.mark.parametrize("compression", ["gzip", "snappy", "lz4", "zstd"])
 async def test_others_compress_as_they_like(rig: IntakeRig, compression: str) -> None:
     await stocked(rig, "A")
@@ -84,6 +103,22 @@ async def test_others_compress_as_they_like(rig: IntakeRig, compression: str) ->
             await foreign.send_and_wait(rig.topics.named("order.placed"), encoded(placed(f"o{n}", ("A", 1))))
     await rig.caught_up()
     assert rig.database.headers() == {"o0", "o1", "o2"}
+
+
+async def test_what_a_producer_has_taken_back_was_never_said(rig: IntakeRig) -> None:
+    await stocked(rig, "A")
+    await rig.member()
+    topic = rig.topics.named("order.placed")
+    async with running(
+        lambda: AIOKafkaProducer(bootstrap_servers=rig.servers, transactional_id=f"{rig.group}.shop"), rig.servers
+    ) as shop:
+        for number, kept in enumerate([True, False, True]):
+            await shop.begin_transaction()
+            await shop.send_and_wait(topic, encoded(placed(f"o{number}", ("A", 1))), partition=0)
+            await (shop.commit_transaction() if kept else shop.abort_transaction())
+    await eventually_async(lambda: rig.database.headers() >= {"o0", "o2"}, 20)
+    assert rig.database.headers() == {"o0", "o2"}
+    await eventually_async(lambda: lag("order.placed") == 0, what="nothing is behind")
 
 
 def append_lock_held(rig: IntakeRig) -> psycopg.Connection:

@@ -153,6 +153,8 @@ class Intake:
             partition_assignment_strategy=(RangePartitionAssignor,),
             # A topic that was deleted and made anew is noticed by looking.
             metadata_max_age_ms=METADATA_AGE_MS,
+            # What a producer has taken back was never said.
+            isolation_level="read_committed",
         )
         made.subscribe(list(self._names), listener=_Rebalance(self, made))
         return made
@@ -315,6 +317,8 @@ class Intake:
             end = taker.highwater(place)
             reached = self._reached.get(place)
             if end is not None and reached is not None:  # else nothing has been fetched from it yet
+                if not self._on_the_way:  # a transaction leaves marks, which are no messages
+                    reached = max(reached, await taker.position(place))
                 behind[self._names[place.topic]] += max(0, end - reached)
         for topic, messages in behind.items():
             LAG.labels(topic).set(messages)
