@@ -141,7 +141,7 @@ def _views(connection: Connection, log: Log | None) -> Finding:
     position, stale = counted
     if log is None:
         return Finding("views", False, f"{name} is at {position:,}; where the log is could not be asked")
-    if epoch != log.epoch or position > log.head:
+    if epoch != log.epoch or log.ends_before(position):
         return Finding("views", False, f"{name} was built before the log was restored: run `stockhold rebuild`")
     positions = log.head - position
     waiting_s = log.waiting_s(position)

@@ -25,6 +25,13 @@ class Log(NamedTuple):
     head: int
     epoch: int
 
+    def ends_before(self, position: int) -> bool:
+        """Whether the log does not reach ``position``, as one that was restored may not. Raises psycopg.Error."""
+        if position <= self.head:
+            return False
+        with psycopg.connect(self.url, autocommit=True, connect_timeout=5) as connection:
+            return position > _head(connection)  # it has grown since it was asked
+
     def waiting_s(self, position: int) -> float | None:
         """For how long the first event after ``position`` has been there; None if there is none that could tell.
 
@@ -44,6 +51,15 @@ class Log(NamedTuple):
             return None
         waited: float = (row[1] - happened_at).total_seconds()
         return max(0.0, waited)
+
+
+def _head(connection: Connection) -> int:
+    row = connection.execute(
+        f"SELECT coalesce(max(notification_id), 0) FROM {SCHEMA}.stored_events"  # noqa: S608 - a constant
+    ).fetchone()
+    assert row is not None
+    head: int = row[0]
+    return head
 
 
 def find_log(url: str) -> Log | None:
@@ -67,8 +83,8 @@ def relay(connection: Connection, log: Log | None, topic: str) -> Finding:
     if log is None:
         return Finding("relay", False, "where the log is could not be asked")
     position, epoch = row or (0, log.epoch)
-    if epoch != log.epoch or position > log.head:
-        return Finding("relay", False, "what is published is of the log before it was restored: the relay begins anew")
+    if epoch != log.epoch or log.ends_before(position):
+        return Finding("relay", False, "the log was restored, and no relay has published of it since: does one run?")
     waiting_s = log.waiting_s(position)
     return Finding("relay", (waiting_s or 0) <= WAITING_S_MAX, behind(topic, log.head - position, waiting_s))
 

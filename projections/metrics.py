@@ -36,3 +36,14 @@ COMMIT_TO_VISIBLE = Histogram(
 CACHE_UP = Gauge("stockhold_projection_cache_up", "1 while Redis takes what PostgreSQL has.", _BY)
 CACHE_REFILLS = Counter("stockhold_projection_cache_refills", "Times that Redis was filled whole.", _BY)
 CACHE_CATCH_UPS = Counter("stockhold_projection_cache_catch_ups", "Times that Redis was given what it had missed.", _BY)
+
+_OF_A_GENERATION = (
+    *(LAG_EVENTS, LAG_SECONDS, BATCHES, EVENTS, SKIPPED, HEALED, PARKED, STALE, BATCH_SECONDS, UNREADABLE_MESSAGES),
+    *(COMMIT_TO_VISIBLE, CACHE_UP, CACHE_REFILLS, CACHE_CATCH_UPS),
+)
+
+
+def forget(generation: str) -> None:
+    """Of a generation that nobody keeps here any more: what was last said of it would stand, and wake somebody, for ever."""
+    for metric in _OF_A_GENERATION:
+        metric.remove(generation)

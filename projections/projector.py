@@ -11,7 +11,7 @@ from infra.event_store.append_lock import CHANNEL as LOG_CHANNEL
 from infra.event_store.log_reader import LogReader
 from infra.health import Health
 from infra.notices import Bell
-from projections import generations
+from projections import generations, metrics
 from projections.follower import Follower, FollowerOptions
 from projections.generations import Generation, RebuildRunning
 from projections.lane import AWAY, Backoff, Lane, LogRestored, Ready, Servers, pause, ring_at_stop, rounds_of
@@ -112,6 +112,7 @@ async def _match(
         await running.pop(generation).end()
         health.forget(generation.schema)
         health.forget(rounds_of(generation))
+        metrics.forget(generation.schema)
     for generation in wanted:
         if generation not in running:
             logger.info("following the log", extra={"generation": generation.schema})

@@ -13,6 +13,7 @@ import pytest
 from infra.doctor import examine
 from infra.doctor_findings import Finding, duration
 from infra.doctor_kafka import Group, KafkaPlace, look_at_kafka
+from infra.doctor_log import find_log
 from infra.kafka.admin import ensure_topics
 from infra.kafka.clients import consumer, producer, running
 from infra.kafka.topics import Topics
@@ -100,6 +101,26 @@ def test_the_relay_and_the_publisher_are_seen_where_there_is_kafka(
     assert "restored" in seen("relay").seen
     assert "restored" in seen("publisher").seen
     assert [found.check for found in examine(database_url, database_url, redis_url) if "publ" in found.check] == []
+
+
+async def test_what_came_while_the_doctor_looked_is_no_sign_of_a_restored_log(
+    log: LogWriter, at: Servers, redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = find_log(at.event_store_url)
+    monkeypatch.setattr("infra.doctor.find_log", lambda _: before)
+    migrate(at.read_model_url, PUBLIC)
+    log.happened("A", "W1", registered(), at=ago(seconds=1))
+    await rebuild(at, jobs=1)
+    topic = NOWHERE.topics.stock_events
+    execute(at.event_store_url, "INSERT INTO stockhold.relay_checkpoints VALUES (%s, 1, 1)", topic)
+    found = await asyncio.to_thread(examine, at.event_store_url, at.read_model_url, redis_url, NOWHERE)
+    assert finding(found, "relay") == Finding("relay", True, f"{topic}: nothing is missing")
+    assert finding(found, "views").well
+    assert finding(found, "publisher").well
+    execute(at.event_store_url, "DELETE FROM stockhold.stored_events")
+    found = await asyncio.to_thread(examine, at.event_store_url, at.read_model_url, redis_url, NOWHERE)
+    assert "restored" in finding(found, "relay").seen
+    assert "restored" in finding(found, "views").seen
 
 
 def test_messages_that_wait_and_messages_that_were_given_up(database_url: str, redis_url: str) -> None:

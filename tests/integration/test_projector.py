@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from prometheus_client import REGISTRY
 
 from infra.migrations.runner import EVENT_STORE, READ_MODEL, migrate
 from infra.redis import connect_redis
@@ -258,6 +259,17 @@ async def test_generations_come_and_go(stack: Stack) -> None:
         await stack.shows(12)
         assert (await stack.current()).number == 2
         await eventually_async(lambda: only_leads(stack, 1), what="the dropped generation's follower ending")
+        await eventually_async(lambda: told_of(first) == set(), what="the end of its figures")
+        assert told_of(second) >= {"stockhold_projection_lag_seconds", "stockhold_projection_stale_streams"}
+
+
+def told_of(generation: Generation) -> set[str]:
+    return {
+        sample.name
+        for metric in REGISTRY.collect()
+        for sample in metric.samples
+        if sample.labels.get("generation") == generation.schema
+    }
 
 
 async def only_leads(stack: Stack, count: int) -> bool:
