@@ -10,14 +10,14 @@ from domain.commands import PutWarehouse
 from infra.event_store.port import StoreUnavailable
 from tests.support import eventually_async
 from tests.support_audit import audit, check_index
-from tests.support_intake import Desk, about, cloud_event, placed, received
+from tests.support_intake import SOURCE, Desk, about, cloud_event, placed, received
 from tests.support_write_side import Cluster, MemoryDatabase, PostgresDatabase, ask, order
 from write_side.intake.clerk import End, judge
 from write_side.intake.memory_store import MemoryIntakeStore
 from write_side.intake.messages import read
 from write_side.intake.metrics import MESSAGES
 from write_side.intake.postgres_store import PostgresIntakeStore
-from write_side.intake.store import IntakeStore, StoreAway
+from write_side.intake.store import IntakeStore, StoreAway, Wait
 from write_side.submission import Answer
 
 
@@ -201,6 +201,12 @@ async def test_what_can_never_apply_is_a_dead_letter_and_its_neighbours_go_on(
     assert {"o2", "o3"} <= office.statuses().keys()
 
 
+async def test_a_dead_letter_has_its_name_where_it_can_be_read(office: Office) -> None:
+    desk = await office.desk()
+    await desk.hand(placed("o1") | {"id": "m-1"}, ("order.placed", b"not json"))
+    assert [(message.source, message.id) for message in desk.shelf.published] == [(SOURCE, "m-1"), (None, None)]
+
+
 async def test_what_has_waited_too_long_is_given_up(office: Office) -> None:
     office.wait_s = 0.0
     desk = await office.desk()
@@ -356,3 +362,22 @@ async def test_every_message_is_counted_by_what_became_of_it(office: Office) -> 
 
     assert more("order.placed") == {"applied": 1, "rejected": 1, "dead": 1, "replayed": 1}
     assert more("payment.authorized") == {"waiting": 1, "retried": 1}
+
+
+async def test_what_two_have_woken_at_once_is_counted_once(office: Office) -> None:
+    desk = await office.desk()
+    payment = about("payment.authorized", "o1")
+    await desk.hand(payment)
+    await desk.hand(placed("o1", ("A", 1)))
+    before = counted("payment.authorized")
+    await desk.store.keep([Wait(read(received("payment.authorized", payment)), "unknown-reservation", "")])
+
+    async def gone() -> bool:
+        await desk.look_after()
+        return await office.waiting() == []
+
+    await eventually_async(gone)
+    after = counted("payment.authorized")
+    assert {outcome: n - before.get(outcome, 0) for outcome, n in after.items() if n != before.get(outcome)} == {
+        "replayed": 1
+    }

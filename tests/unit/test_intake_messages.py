@@ -190,6 +190,29 @@ def test_what_is_no_message_says_where(event: Any, where: str) -> None:
     assert len(raised.value.detail) < 500
 
 
+def test_a_message_on_the_topic_of_others_says_so_before_it_says_what_they_have() -> None:
+    with pytest.raises(Unreadable, match=r"\$\.type: `payment\.authorized` does not belong on order\.placed"):
+        read(received("order.placed", about("payment.authorized", "o1")))
+
+
+@pytest.mark.parametrize(
+    ("event", "name"),
+    [
+        (with_data(lines=[]), ("/shop", "m-1")),
+        (changed(type="payment.authorized"), ("/shop", "m-1")),
+        (changed(datacontenttype="text/plain"), ("/shop", "m-1")),
+        (changed(id=1), None),
+        (without("source"), None),
+        (b"no JSON", None),
+    ],
+)
+def test_what_is_wrong_with_a_message_does_not_hide_its_name(event: Any, name: tuple[str, str] | None) -> None:
+    named = event | {"id": "m-1"} if isinstance(event, dict) and event.get("id") != 1 else event
+    with pytest.raises(Unreadable) as raised:
+        read(received("order.placed", named))
+    assert raised.value.name == name
+
+
 @pytest.mark.parametrize(
     "data", [{}, {"order_id": "o1", "reservation_id": "r1"}, {"tracking": "T"}, {"order_id": "o1", "lines": []}]
 )

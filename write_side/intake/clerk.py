@@ -19,7 +19,7 @@ import msgspec
 from write_side.intake.lanes import Lanes
 from write_side.intake.messages import Message, Received, Unreadable, read
 from write_side.intake.metrics import MESSAGES
-from write_side.intake.store import DeadMessage, IntakeStore, Name, StoreAway, Wait, Waiting, dead
+from write_side.intake.store import DeadMessage, IntakeStore, Name, StoreAway, Wait, Waiting, dead, unreadable
 from write_side.submission import Answer
 
 log = logging.getLogger(__name__)
@@ -146,7 +146,7 @@ class Clerk:
                 messages.append(read(received))
             except Unreadable as error:
                 MESSAGES.labels(received.topic, "dead").inc()
-                ledger.given_up.append(dead(received, error.code, error.detail))
+                ledger.given_up.append(unreadable(received, error))
         return messages
 
     async def _leave_waiting(self, early: Sequence[Wait], ledger: _Ledger) -> set[str]:
@@ -198,7 +198,9 @@ class Clerk:
                 elif verdict.end is End.DEAD:
                     self._give_up(dead(message.received, verdict.code, verdict.detail, message), message.name, ledger)
                 else:
-                    MESSAGES.labels(message.kind.topic, "retried").inc()
+                    # Two that have woken it at the same moment both get an answer: one of them is a repeat.
+                    repeated = verdict.outcome == "replayed"
+                    MESSAGES.labels(message.kind.topic, "replayed" if repeated else "retried").inc()
                     ledger.gone.add(message.name)
                     moved.add(message.order_id)
             left = [(message, row) for message, row in still if message.order_id in moved - {None}]
@@ -209,7 +211,7 @@ class Clerk:
             try:
                 found.append((read(row.received), row))
             except Unreadable as error:  # it was kept by another release
-                self._give_up(dead(row.received, error.code, error.detail), row.name, ledger)
+                self._give_up(unreadable(row.received, error), row.name, ledger)
         return found
 
     @staticmethod

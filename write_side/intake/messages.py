@@ -148,12 +148,16 @@ class Received(NamedTuple):
 
 
 class Unreadable(Exception):
-    """A message that can never become a command; ``code`` is that of the problem."""
+    """A message that can never become a command; ``code`` is that of the problem.
 
-    def __init__(self, code: str, detail: str) -> None:
+    ``name``: its source and id, where they can be read all the same.
+    """
+
+    def __init__(self, code: str, detail: str, name: tuple[str, str] | None = None) -> None:
         super().__init__(detail)
         self.code = code
         self.detail = detail
+        self.name = name
 
 
 @dataclass(slots=True, eq=False)
@@ -186,6 +190,7 @@ class _Reader:
         self.operation = kind.operation or kind.topic
 
 
+_decode_envelope: Final = msgspec.json.Decoder(CloudEvent[msgspec.Raw]).decode
 _READERS: Final = {kind.topic: _Reader(kind) for kind in KINDS}
 assert _READERS.keys() == set(INTAKE_TOPICS)
 
@@ -202,11 +207,9 @@ def read(received: Received) -> Message:
     try:
         event = reader.decode(value)
     except Undecodable as error:
-        raise Unreadable("invalid-request", str(refused_body(error))) from None
-    if event.type != received.topic:
-        raise Unreadable("invalid-request", f"$.type: `{event.type[:100]}` does not belong on {received.topic}")
-    if event.datacontenttype is not None and not _is_json(event.datacontenttype):
-        raise Unreadable("unsupported-media-type", "$.datacontenttype: `data` must be `application/json`")
+        name = _check_envelope(received.topic, value)  # of another type, what its data lacks is beside the point
+        raise Unreadable("invalid-request", str(refused_body(error)), name) from None
+    _check_attributes(received.topic, event)
     command = kind.command(event.data)
     order_id: str | None = getattr(command, "order_id", None) or getattr(command, "reservation_id", None)
     return Message(
@@ -220,6 +223,24 @@ def read(received: Received) -> Message:
         order_id,
         order_id or _lane_of(command),
     )
+
+
+def _check_envelope(topic: str, value: bytes) -> tuple[str, str] | None:
+    """The name of a message whose data is wrong, None if the envelope is, too. Raises Unreadable."""
+    try:
+        event = _decode_envelope(value)
+    except Undecodable:
+        return None
+    _check_attributes(topic, event)
+    return event.source, event.id
+
+
+def _check_attributes(topic: str, event: CloudEvent[Any]) -> None:
+    name = event.source, event.id
+    if event.type != topic:
+        raise Unreadable("invalid-request", f"$.type: `{event.type[:100]}` does not belong on {topic}", name)
+    if event.datacontenttype is not None and not _is_json(event.datacontenttype):
+        raise Unreadable("unsupported-media-type", "$.datacontenttype: `data` must be `application/json`", name)
 
 
 def _lane_of(command: Command) -> str:

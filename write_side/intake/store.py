@@ -6,7 +6,7 @@ from hashlib import blake2b
 from typing import Final, NamedTuple, Protocol
 
 from infra.kafka.topics import MESSAGE_BYTES_MAX
-from write_side.intake.messages import Message, Received
+from write_side.intake.messages import Message, Received, Unreadable
 
 Name = tuple[str, str]
 """A message's source and id."""
@@ -70,6 +70,12 @@ def dead(received: Received, code: str, detail: str, message: Message | None = N
     if message is None:
         return DeadMessage(received, code, told)
     return DeadMessage(received, code, told, message.source, message.id, message.order_id)
+
+
+def unreadable(received: Received, error: Unreadable) -> DeadMessage:
+    """A message that can never become a command."""
+    source, name = error.name or (None, None)
+    return dead(received, error.code, error.detail)._replace(source=source, id=name)
 
 
 class Listed(NamedTuple):
