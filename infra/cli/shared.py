@@ -162,7 +162,7 @@ def progress(what: str, total: int | None = None) -> Iterator[ProgressBar]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True)) as display:
-        yield _RichProgress(display, display.add_task(what, total=total, rate=""))
+        yield _RichProgress(display, display.add_task(what, total=total, rate=""), total)
 
 
 class _Pace:
@@ -202,16 +202,18 @@ class _PlainProgress:
 
     def write(self) -> None:
         self._written_at_s = time.monotonic()
-        of = f" of {self._total:,}" if self._total is not None else ""
+        of = f" of {max(self._total, self._pace.done):,}" if self._total is not None else ""
         say(f"{self._what}: {self._pace.done:,}{of}{self._pace.told(self._total)}")
 
 
 class _RichProgress:
-    def __init__(self, display: Any, task: Any) -> None:
+    def __init__(self, display: Any, task: Any, total: int | None) -> None:
         self._display = display
         self._task = task
+        self._total = total
         self._pace = _Pace()
 
     def advance(self, amount: int = 1) -> None:
         self._pace.done += amount
-        self._display.update(self._task, advance=amount, rate=self._pace.rate())
+        total = None if self._total is None else max(self._total, self._pace.done)  # a log grows while it is read
+        self._display.update(self._task, total=total, advance=amount, rate=self._pace.rate())

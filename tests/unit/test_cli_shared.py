@@ -59,6 +59,12 @@ def test_progress_tells_how_fast_it_goes_and_how_long_it_will_take(
     assert capsys.readouterr().err.splitlines() == [f"filling: {line}" for line in lines]
 
 
+def test_progress_of_what_grows_meanwhile_is_never_more_than_the_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    with progress("replaying", 10) as bar:
+        bar.advance(12)
+    assert capsys.readouterr().err == "replaying: 12 of 12\n"
+
+
 def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -68,8 +74,9 @@ def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(sys, "stderr", terminal)
     with progress("replaying", 2) as bar:
         bar.advance(2)
+        bar.advance(1)
     assert "replaying" in terminal.getvalue()
-    assert "2/2" in terminal.getvalue()
+    assert "3/3" in terminal.getvalue()
 
 
 def test_a_wrong_setting_is_named_and_ends_with_wrong_usage(monkeypatch: pytest.MonkeyPatch) -> None:
