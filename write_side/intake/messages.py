@@ -53,7 +53,7 @@ class CloudEvent(msgspec.Struct, Generic[T], frozen=True, gc=False, kw_only=True
 
 
 class WarehouseShipment(msgspec.Struct, frozen=True, gc=False, kw_only=True, forbid_unknown_fields=True):
-    """Paid units left a warehouse: of the named order, or of one reservation."""
+    """Paid units left a warehouse: of the named order, or of one reservation. Exactly one of the two is named."""
 
     order_id: EntityId | None = None
     reservation_id: EntityId | None = None
