@@ -92,6 +92,23 @@ async def test_repeats_and_disorder_over_two_intakes(rig: IntakeRig) -> None:
         await member.stop()
 
 
+async def test_of_a_backlog_the_orders_are_read_before_their_payments(rig: IntakeRig) -> None:
+    await stocked(rig, "A", quantity=10_000)
+    orders = 2_000
+    for first in range(0, orders, 100):
+        await rig.send(*(placed(f"o{n}", ("A", 1)) for n in range(first, first + 100)))
+        await rig.send(*(about("payment.authorized", f"o{n}") for n in range(first, first + 100)))
+    labels = {"topic": "payment.authorized", "outcome": "waiting"}
+    before = REGISTRY.get_sample_value("stockhold_intake_messages_total", labels) or 0
+    await rig.member()
+    await rig.caught_up()
+    await eventually_async(lambda: not rig.waiting(), 20, what="nothing waits")
+    waited = (REGISTRY.get_sample_value("stockhold_intake_messages_total", labels) or 0) - before
+    assert waited < orders / 2
+    assert set(rig.statuses().values()) == {"COMMITTED"}
+    rig.check()
+
+
 @pytest.mark.parametrize("compression", ["gzip", "snappy", "lz4", "zstd"])
 async def test_others_compress_as_they_like(rig: IntakeRig, compression: str) -> None:
     await stocked(rig, "A")

@@ -9,7 +9,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
@@ -24,7 +24,7 @@ from infra.kafka.clients import consumer, is_away, producer, quiet_kafka_loggers
 from infra.kafka.topics import INTAKE_TOPICS, Topics
 from write_side.intake.clerk import Clerk
 from write_side.intake.lanes import Executor, Lanes
-from write_side.intake.messages import Received
+from write_side.intake.messages import KINDS, Rank, Received
 from write_side.intake.metrics import (
     BATCH_MESSAGES,
     BATCH_SECONDS,
@@ -43,6 +43,7 @@ GROUP: Final = "stockhold.intake"
 BATCHES_ON_THE_WAY: Final = 4
 """While one commits, the next ones are parsed and decided; more would only wait in the executor's queue."""
 FETCH_WAIT_MS: Final = 200
+FETCH_BYTES: Final = 65_536
 METADATA_AGE_MS: Final = 5_000
 LOOK_EVERY_S: Final = 0.5
 HAND_OVER_S: Final = 5.0
@@ -53,6 +54,8 @@ BROKER_ANSWER_S: Final = 5.0
 HEALTH: Final = "intake"
 
 Offsets = dict[TopicPartition, int]
+Records = dict[TopicPartition, list[ConsumerRecord[bytes, bytes]]]
+_RANKS: Final = {kind.topic: kind.rank for kind in KINDS}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,6 +90,7 @@ class Intake:
         self._on_the_way: deque[_Batch] = deque()
         self._durable: Offsets = {}
         self._reached: Offsets = {}
+        self._taken: Offsets = {}
         self._settled = asyncio.Event()
         self._handing_over = False
         self._taking_in = False
@@ -153,6 +157,8 @@ class Intake:
             partition_assignment_strategy=(RangePartitionAssignor,),
             # A topic that was deleted and made anew is noticed by looking.
             metadata_max_age_ms=METADATA_AGE_MS,
+            # A little of each at a time, or one topic would be far ahead of the others.
+            max_partition_fetch_bytes=FETCH_BYTES,
             # What a producer has taken back was never said.
             isolation_level="read_committed",
         )
@@ -173,12 +179,44 @@ class Intake:
                 self._progress()
                 await self._until_settled(FETCH_WAIT_MS / 1000)
                 continue
-            found = await taker.getmany(timeout_ms=FETCH_WAIT_MS, max_records=self._options.batch)
+            found = await self._fetch(taker)
             self._progress()
             if found:
                 self._begin(clerk, found)
 
-    def _begin(self, clerk: Clerk, found: Mapping[TopicPartition, list[ConsumerRecord[bytes, bytes]]]) -> None:
+    async def _fetch(self, taker: AIOKafkaConsumer) -> Records:
+        """Up to a batch of messages: of each rank, in their order, half of what there is still room for, then whatever comes.
+
+        Of a backlog in all topics, payments must not be read before their orders: each of them would have to wait.
+        """
+        room = self._options.batch
+        found: Records = {}
+        try:
+            for rank in (Rank.MADE, Rank.PAID):
+                places = [each for each in taker.assignment() if _RANKS[self._names[each.topic]] is rank]
+                if places and room > 1:
+                    came = self._add(found, await taker.getmany(*places, timeout_ms=0, max_records=room // 2))
+                    # What is still on its way to us keeps its place: the others must not run ahead of it meanwhile.
+                    behind = any(self._is_behind(taker, each) for each in places)
+                    room -= room // 2 if behind else came
+            self._add(found, await taker.getmany(timeout_ms=0 if found else FETCH_WAIT_MS, max_records=room))
+        except IllegalStateError:  # a partition has been taken away meanwhile
+            log.debug("partitions changed while messages were taken from them")
+        return found
+
+    def _is_behind(self, taker: AIOKafkaConsumer, place: TopicPartition) -> bool:
+        """Whether there is more of this partition on its way to us."""
+        taken, end = self._taken.get(place), taker.highwater(place)
+        return taken is not None and end is not None and taken < end
+
+    def _add(self, found: Records, more: Records) -> int:
+        """Append ``more`` to what was found before in the same partitions; how many messages that were."""
+        for place, records in more.items():
+            found[place] = found.get(place, []) + records
+            self._taken[place] = records[-1].offset + 1
+        return sum(map(len, more.values()))
+
+    def _begin(self, clerk: Clerk, found: Records) -> None:
         batch = [
             Received(self._names[place.topic], place.partition, record.offset, record.key, record.value)
             for place, records in found.items()
@@ -264,6 +302,7 @@ class Intake:
     def taken_over(self) -> None:
         """Partitions have been given to this process: where they stand is the group's knowledge, not ours."""
         self._reached.clear()
+        self._taken.clear()
 
     async def _wind_down(self, taker: AIOKafkaConsumer, helpers: Iterable[asyncio.Task[None]]) -> None:
         """Whatever ends the work: what is done by then is committed, the rest comes again."""

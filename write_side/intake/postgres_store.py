@@ -108,25 +108,19 @@ class PostgresIntakeStore:
         self._connection: Connection | None = None
 
     async def keep(self, waits: Sequence[Wait]) -> set[Name]:
+        # In one order for all processes, or two of them could lock each other out.
+        waits = sorted(waits, key=lambda wait: wait.message.name)
+        rows = [
+            (*message.name, message.order_id, *message.received, message.digest, code, detail, self._retry_s)
+            for message, code, detail in waits
+        ]
         taken = set()
-        async with self._at_work() as connection, connection.transaction():
-            # In one order for all processes, or two of them could lock each other out.
-            for message, code, detail in sorted(waits, key=lambda wait: wait.message.name):
-                received = message.received
-                cursor = await connection.execute(
-                    _KEEP,
-                    (
-                        *message.name,
-                        message.order_id,
-                        *received,
-                        message.digest,
-                        code,
-                        detail,
-                        self._retry_s,
-                    ),
-                )
+        async with self._at_work() as connection, connection.transaction(), connection.cursor() as cursor:
+            await cursor.executemany(_KEEP, rows, returning=True)
+            for message, *_ in waits:
                 if not cursor.rowcount:
                     taken.add(message.name)
+                cursor.nextset()
         return taken
 
     async def waiting_for(self, order_ids: Iterable[str]) -> list[Waiting]:
