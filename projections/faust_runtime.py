@@ -72,7 +72,8 @@ class Inlet:
         self.assigned: frozenset[int] = frozenset()
         self.assignments = 0
         self._waiting: deque[Delivery] = deque()
-        self._wake = asyncio.Event()
+        self._bells: set[asyncio.Event] = set()
+        self._rings = 0
         self._room = asyncio.Event()
         self._folder = tempfile.TemporaryDirectory(prefix="stockhold-faust-")  # it insists on one
         self._topic = topic
@@ -128,25 +129,47 @@ class Inlet:
         self._folder.cleanup()
 
     def ring(self) -> None:
-        """Let :meth:`take` return now."""
-        self._wake.set()
+        """Let whoever waits in :meth:`take` return now."""
+        self._rings += 1
+        self._wake_all()
 
-    async def take(self, most: int, wait_s: float) -> list[Delivery]:
-        """What waits, ``most`` messages at most; none after ``wait_s``, a rebalance or :meth:`ring`.
+    async def take(self, most: int, wait_s: float, partitions: AbstractSet[int] | None = None) -> list[Delivery]:
+        """What waits (of ``partitions``), ``most`` messages at most; none after ``wait_s``, a rebalance or :meth:`ring`.
 
         Raises InletFailed, after ``wait_s`` at the latest: nobody is woken by the death of Faust.
         """
-        if not self._waiting:
-            with suppress(TimeoutError):
+        rings, taken = self._rings, self._pick(most, partitions)
+        if not taken:
+            bell = asyncio.Event()
+            self._bells.add(bell)
+            try:
                 async with asyncio.timeout(wait_s):
-                    await self._wake.wait()
+                    while not taken and self._rings == rings:
+                        await bell.wait()
+                        bell.clear()
+                        taken = self._pick(most, partitions)
+            except TimeoutError:
+                pass
+            finally:
+                self._bells.discard(bell)
         if self._app.crashed or self._app.should_stop:
             raise InletFailed(f"Faust has stopped: {self._app.crash_reason!r}")
-        taken = [self._waiting.popleft() for _ in range(min(most, len(self._waiting)))]
-        self._room.set()
-        if not self._waiting:
-            self._wake.clear()
         return taken
+
+    def _pick(self, most: int, partitions: AbstractSet[int] | None) -> list[Delivery]:
+        taken: list[Delivery] = []
+        left: deque[Delivery] = deque()
+        for delivery in self._waiting:
+            wanted = len(taken) < most and (partitions is None or delivery.partition in partitions)
+            (taken if wanted else left).append(delivery)
+        if taken:
+            self._waiting = left
+            self._room.set()
+        return taken
+
+    def _wake_all(self) -> None:
+        for bell in self._bells:
+            bell.set()
 
     async def _receive(self, stream: Any) -> None:
         async for event in stream.noack().events():
@@ -154,7 +177,7 @@ class Inlet:
                 self._room.clear()
                 await self._room.wait()
             self._waiting.append(Delivery(event))
-            self._wake.set()
+            self._wake_all()
 
     async def behind(self) -> int:
         """How many messages of the partitions wait here or, a moment ago, with the broker, as far as that has said.
@@ -188,4 +211,4 @@ class Inlet:
         self.assigned = partitions
         self.assignments += 1
         logger.info("partitions were shared out", extra={"partitions": sorted(partitions)})
-        self._wake.set()
+        self.ring()

@@ -50,9 +50,9 @@ class LogRestored(Exception):
     """The log has been restored since the generation was built: its versions may mean something else now."""
 
 
-def rounds_of(generation: Generation) -> str:
-    """The name under which health hears that whoever writes ``generation`` comes round."""
-    return f"{generation.schema} rounds"
+def rounds_of(name: str) -> str:
+    """The name under which health hears that the writer called ``name`` comes round."""
+    return f"{name} rounds"
 
 
 class Lane:
@@ -65,8 +65,11 @@ class Lane:
         share: Share,
         options: FollowerOptions,
         health: Health | None = None,
+        name: str = "",
     ) -> None:
+        """``name``: under which health hears of it; the generation's, unless there are several lanes of it."""
         self._health = health or Health()
+        self._rounds = rounds_of(name or generation.schema)
         self._generation = generation
         self._servers = servers
         self._share = share
@@ -81,9 +84,9 @@ class Lane:
         Raises one of AWAY, or LogRestored.
         """
         generation, servers, timeout_s = self._generation, self._servers, self._servers.connect_timeout_s
-        self._health.beat(rounds_of(generation))
+        self._health.beat(self._rounds)
         async with AsyncExitStack() as held:
-            held.callback(self._health.rest, rounds_of(generation))
+            held.callback(self._health.rest, self._rounds)
             log = await LogReader.connect(servers.event_store_url, timeout_s=timeout_s)
             held.push_async_callback(log.close)
             if await log.epoch() != generation.log_epoch:
@@ -93,7 +96,7 @@ class Lane:
             )
             held.push_async_callback(views.close)
             while not await views.try_lead():
-                self._health.beat(rounds_of(generation))
+                self._health.beat(self._rounds)
                 if not stand_by():
                     yield None
                     return
@@ -117,7 +120,7 @@ class Lane:
             getting_on = (follower.rounds, follower.cursor.pg_revision)
             if getting_on != noticed:
                 noticed = getting_on
-                self._health.beat(rounds_of(self._generation))
+                self._health.beat(self._rounds)
             await asyncio.sleep(NOTICE_S)
 
     def _pusher(self, acknowledged: tuple[int, int]) -> CachePusher:

@@ -111,7 +111,7 @@ async def _match(
     for generation in [each for each, one in running.items() if each not in wanted or one.failed]:
         await running.pop(generation).end()
         health.forget(generation.schema)
-        health.forget(rounds_of(generation))
+        health.forget(rounds_of(generation.schema))
         metrics.forget(generation.schema)
     for generation in wanted:
         if generation not in running:
@@ -140,7 +140,7 @@ async def run_follower(
                 try:
                     await _term(generation, servers, bell, stop, options, on_ready, health, backoff)
                 except (*AWAY, LogRestored) as error:
-                    interrupted(generation, error, on_ready, health)
+                    interrupted(generation.schema, error, on_ready, health)
                     await backoff.pause(stop)
         finally:
             ringer.cancel()
@@ -164,10 +164,10 @@ async def following(servers: Servers, generation: Generation) -> AsyncIterator[N
         await follower
 
 
-def interrupted(generation: Generation, error: Exception, on_ready: Ready, health: Health) -> None:
-    """Say that a term was ended by ``error``."""
-    logger.warning("following is interrupted", extra={"generation": generation.schema, "error": str(error)})
-    health.say(generation.schema, str(error))
+def interrupted(name: str, error: Exception, on_ready: Ready, health: Health) -> None:
+    """Say that a term of the writer called ``name`` was ended by ``error``."""
+    logger.warning("following is interrupted", extra={"generation": name, "error": str(error)})
+    health.say(name, str(error))
     if isinstance(error, LogRestored):
         on_ready()  # nothing more will come of waiting, and the rest of the stack must run
 

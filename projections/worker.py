@@ -25,7 +25,7 @@ from projections.faust_runtime import Delivery, Inlet, InletFailed
 from projections.fed_follower import FedFollower
 from projections.follower import FollowerOptions
 from projections.generations import Generation
-from projections.lane import AWAY, Backoff, Lane, LogRestored, Ready, Servers, pause, ring_at_stop
+from projections.lane import AWAY, Backoff, Lane, LogRestored, Ready, Servers, pause, ring_at_stop, rounds_of
 from projections.metrics import UNREADABLE_MESSAGES
 from projections.projector import interrupted, run_projector
 from projections.runners import kept_partitions
@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 MESSAGES_AT_ONCE: Final = 64
 """Messages taken together; on a quiet log one has one event, on a busy one hundreds."""
 NO_PARTITION_S: Final = 0.5
+LANES: Final = 2
+"""Lanes of one worker: while PostgreSQL commits what one of them has folded, the other folds."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class _Silence:
 
 
 class _Shares:
-    """One share after another, as they are assigned."""
+    """One assignment after another, each of them written by lanes side by side."""
 
     def __init__(
         self,
@@ -140,45 +142,47 @@ class _Shares:
         on_ready: Ready,
         health: Health,
     ) -> None:
-        self._generation = generation
-        self._servers = servers
-        self._feed = feed
-        self._inlet = inlet
-        self._stop = stop
-        self._options = options
-        self._on_ready = on_ready
-        self._health = health
-        self._seen = 0
-        self._in_hand: list[Delivery] = []
-        self._backoff = Backoff()
+        self.generation = generation
+        self.servers = servers
+        self.feed = feed
+        self.inlet = inlet
+        self.stop = stop
+        self.options = options
+        self.on_ready = on_ready
+        self.health = health
         self._without_since_s = time.monotonic()
 
     async def run(self) -> None:
         """Until it is time to stop. Raises InletFailed."""
-        ringer = asyncio.create_task(ring_at_stop(self._stop, self._inlet.ring))
+        ringer = asyncio.create_task(ring_at_stop(self.stop, self.inlet.ring))
         try:
-            while not self._stop.is_set():
-                if self._seen != self._inlet.assignments:
-                    self._seen = self._inlet.assignments
-                    self._in_hand.clear()  # it comes again, here or elsewhere
-                if not self._inlet.assigned:
-                    await self._rest()
-                    continue
-                try:
+            while not self.stop.is_set():
+                if self.inlet.assigned:
+                    await self._write(self.inlet.assignments, sorted(self.inlet.assigned))
                     self._without_since_s = time.monotonic()
-                    await self._term()
-                except (*AWAY, LogRestored) as error:
-                    interrupted(self._generation, error, self._on_ready, self._health)
-                    await self._backoff.pause(self._stop)
+                else:
+                    await self._rest()
         finally:
             ringer.cancel()
 
+    async def _write(self, assignment: int, partitions: list[int]) -> None:
+        shares = [tuple(partitions[n::LANES]) for n in range(min(LANES, len(partitions)))]
+        lanes = [_FedLane(self, assignment, Share(own, self.generation.partitions)) for own in shares]
+        self.health.say(self.generation.schema, None)
+        writing = [asyncio.create_task(lane.run()) for lane in lanes]
+        try:
+            await asyncio.gather(*writing)
+        finally:
+            for each in writing:  # the first that fails ends them all
+                each.cancel()
+            await asyncio.gather(*writing, return_exceptions=True)
+
     async def _rest(self) -> None:
-        if self._inlet.assignments:
-            self._on_ready()  # more workers than partitions: standing by is a state to be in
-        self._health.rest(self._generation.schema)
-        await self._inlet.take(1, NO_PARTITION_S)
-        if time.monotonic() - self._without_since_s > self._feed.stall_s:
+        if self.inlet.assignments:
+            self.on_ready()  # more workers than partitions: standing by is a state to be in
+            self.health.say(self.generation.schema, None)
+        await self.inlet.take(1, NO_PARTITION_S)
+        if time.monotonic() - self._without_since_s > self.feed.stall_s:
             await self._refuse_to_be_forgotten()
             self._without_since_s = time.monotonic()
 
@@ -186,49 +190,80 @@ class _Shares:
         """Faust may keep a member without partitions for good once its topic was deleted and made again."""
         with suppress(*AWAY):
             async with await generations.connect(
-                self._servers.read_model_url, timeout_s=self._servers.connect_timeout_s
+                self.servers.read_model_url, timeout_s=self.servers.connect_timeout_s
             ) as connection:
-                kept = await kept_partitions(connection, self._generation)
-            if len(kept) < self._generation.partitions:
+                kept = await kept_partitions(connection, self.generation)
+            if len(kept) < self.generation.partitions:
                 raise InletFailed("partitions are kept by nobody, and none of them was assigned to this worker")
 
+
+class _FedLane:
+    """Writes a part of an assignment, term after term, until there is another assignment."""
+
+    def __init__(self, shares: _Shares, assignment: int, share: Share) -> None:
+        self._shares = shares
+        self._assignment = assignment
+        self._share = share
+        self._partitions = frozenset(share.partitions)
+        self._name = f"{shares.generation.schema} {','.join(map(str, share.partitions))}"
+        self._health = shares.health
+        self._options = shares.options
+        self._in_hand: list[Delivery] = []
+        self._backoff = Backoff()
+
+    async def run(self) -> None:
+        """Until there is another assignment, or it is time to stop. Raises InletFailed."""
+        try:
+            while self._is_ours():
+                try:
+                    await self._term()
+                except (*AWAY, LogRestored) as error:
+                    interrupted(self._name, error, self._shares.on_ready, self._health)
+                    await self._backoff.pause(self._shares.stop)
+        finally:
+            self._health.forget(self._name)
+            self._health.forget(rounds_of(self._name))
+
     def _is_ours(self) -> bool:
-        return not self._stop.is_set() and self._inlet.assignments == self._seen
+        return not self._shares.stop.is_set() and self._shares.inlet.assignments == self._assignment
 
     def _stand_by(self) -> bool:
-        self._health.rest(self._generation.schema)
-        self._on_ready()
+        self._health.rest(self._name)
+        self._shares.on_ready()
         return self._is_ours()
 
     async def _term(self) -> None:
-        share = Share(tuple(sorted(self._inlet.assigned)), self._generation.partitions)
-        lane = Lane(self._generation, self._servers, share, self._options, self._health)
+        shares, options = self._shares, self._options
+        lane = Lane(shares.generation, shares.servers, self._share, options, self._health, self._name)
         async with lane.led(FedFollower, self._stand_by) as follower:
             if follower is None:
                 return
-            self._on_ready()
-            silence = _Silence(self._feed.stall_s)
+            shares.on_ready()
+            silence = _Silence(shares.feed.stall_s)
             events_each = 1
             while self._is_ours():
                 started_s = time.monotonic()
                 if not self._in_hand:
-                    self._in_hand = await self._inlet.take(MESSAGES_AT_ONCE, self._options.poll_s)
+                    self._in_hand = await shares.inlet.take(MESSAGES_AT_ONCE, options.poll_s, self._partitions)
                 taken = len(self._in_hand)
                 events = await self._apply(follower)
                 if taken:
                     events_each = max(1, events // taken)
                 # In events: of a backlog, each message has hundreds, and a few of them are seconds of work.
-                follower.feed_is_behind = await self._inlet.behind() * events_each > self._options.batch
+                follower.feed_is_behind = await shares.inlet.behind() * events_each > options.batch
                 await follower.tend()
                 silence.heard(events, follower.from_log)
-                self._backoff.worked()
-                self._health.say(self._generation.schema, None)
-                if events:  # while the feed has much to bring, that is all that moves
-                    self._health.beat(self._generation.schema)
-                self._health.at(self._generation.schema, follower.cursor.pg_position, follower.head)
-                if events < self._options.batch:
-                    await pause(self._stop, started_s + self._options.gather_s - time.monotonic())
+                self._note_progress(follower, events)
+                if events < options.batch:
+                    await pause(shares.stop, started_s + options.gather_s - time.monotonic())
                 lane.refuse_dead_pusher()
+
+    def _note_progress(self, follower: FedFollower, events: int) -> None:
+        self._backoff.worked()
+        self._health.say(self._name, None)
+        if events:  # while the feed has much to bring, that is all that moves
+            self._health.beat(self._name)
+        self._health.at(self._name, follower.cursor.pg_position, follower.head)
 
     async def _apply(self, follower: FedFollower) -> int:
         """Apply what is in hand, and acknowledge it once it is in the tables; how many events that was.
@@ -265,10 +300,10 @@ class _Shares:
         try:
             batch = decode_batch(delivery.value)
         except UnreadableMessage as error:
-            UNREADABLE_MESSAGES.labels(self._generation.schema).inc()
+            UNREADABLE_MESSAGES.labels(self._shares.generation.schema).inc()
             logger.error("a message cannot be read", extra=where | {"error": str(error)})  # noqa: TRY400  (told in full)
             return None
-        if batch.epoch != self._generation.log_epoch:
+        if batch.epoch != self._shares.generation.log_epoch:
             logger.warning("a message is of another epoch of the log", extra=where | {"epoch": batch.epoch})
             return None
         return batch

@@ -13,8 +13,10 @@ from infra.kafka.topics import Topics
 from projections.public.cloud_events import HEADERS, PublicMessage
 from projections.public.publisher import MessageRefused
 
-ACK_TIMEOUT_S: Final = 30.0
-"""How long the brokers may take to acknowledge a batch. aiokafka would go on for ever, at the cost of a processor."""
+ACK_TIMEOUT_S: Final = 10.0
+"""How long the brokers may take to acknowledge a batch: well below the time after which who waits for them counts as
+stuck. aiokafka would go on for ever, at the cost of a processor.
+"""
 
 _TOO_LARGE: Final = (MessageSizeTooLargeError, RecordListTooLargeError)
 _partition_of = DefaultPartitioner()

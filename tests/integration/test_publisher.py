@@ -167,7 +167,7 @@ async def test_a_message_that_the_brokers_do_not_take_stops_its_item_and_nothing
         bench.log.happened("B", "W1", restocked(5))
         await bench.send(bench.log.rows()[-1:])
         await bench.hears(lambda: any(m.id == "stock:B@W1#4" for m in bench.received), "what comes after")
-        (parked,) = await parked_publications(bench.settings.read_model_url)
+        (parked,) = await eventually_async(lambda: parked_publications(bench.settings.read_model_url))
     assert (parked.stream, parked.version) == ("stock:A@W1", 2)
     assert "refused" in parked.error
     assert not [m for m in bench.received if m.topic == "inventory.movements" and m.key == "A"]
