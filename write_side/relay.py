@@ -129,7 +129,7 @@ class Relay:
                 else:
                     metrics.INTERRUPTIONS.inc()
                     complaints.about(error)
-                    self._health.say(HEALTH, f"the log is not published: {error!r}")
+                    self._health.say(HEALTH, f"the log is not published: {str(error) or repr(error)}")
                 pause_s = RETRY_S_MIN if term.worked else min(RETRY_S_MAX, pause_s * 2)
                 await _pause(stop, pause_s)
             finally:

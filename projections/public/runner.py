@@ -177,7 +177,11 @@ class _Term:
                 self._notice(publisher),
             ):
                 held.callback(asyncio.create_task(beside).cancel)
-            await self._publish(publisher, inlet)
+            try:
+                await self._publish(publisher, inlet)
+            except AWAY as error:
+                self._health.say(_PROGRESS, str(error))  # now: to let go of a broker that hangs takes a while
+                raise
 
     async def _publisher(self, held: AsyncExitStack) -> Publisher:
         settings, timeout_s = self._settings, self._settings.connect_timeout_s

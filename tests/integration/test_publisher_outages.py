@@ -1,6 +1,8 @@
 """The publisher while what it needs goes away and comes back: it says so, waits, and loses nothing."""
 
 import asyncio
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -58,6 +60,22 @@ async def test_a_broker_that_dies_and_comes_back_is_told_everything(database_url
         await asyncio.to_thread(broker.start)
         await bench.send(bench.log.rows())
         busy(bench, "C")
+        await bench.hears_all()
+
+
+async def test_a_broker_that_hangs_is_away_before_the_publisher_counts_as_stuck(
+    database_url: str, broker: OwnBroker
+) -> None:
+    async with publisher_bench(database_url, broker.servers, "") as bench, bench.publisher() as running:
+        busy(bench, "A")
+        await bench.hears_all()
+        os.kill(broker.pid, signal.SIGSTOP)
+        try:
+            busy(bench, "B")  # which the publisher finds in the log
+            await eventually_async(lambda: "did not ack" in (running.health.checks().get("publishing") or ""), 20)
+            assert running.health.stuck is None
+        finally:
+            os.kill(broker.pid, signal.SIGCONT)
         await bench.hears_all()
 
 
