@@ -9,7 +9,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from contextlib import suppress
 from secrets import token_hex
 from typing import Final
@@ -45,6 +45,7 @@ class CachePusher:
         page: int = 1_000,
         look_s: float = 1.0,
         generation: str = "",
+        share: Hashable = None,
     ) -> None:
         self._cache = cache
         self._connect_rows = connect_rows
@@ -56,7 +57,7 @@ class CachePusher:
         self._missed = False
         self._wake = asyncio.Event()
         self._ending = False
-        self._up = CACHE_UP.labels(generation)
+        self._whose = generation, share
         self._refills = CACHE_REFILLS.labels(generation)
         self._catch_ups = CACHE_CATCH_UPS.labels(generation)
         self.acknowledged = (0, 0)
@@ -84,7 +85,7 @@ class CachePusher:
                 try:
                     await self.synchronise(rows)
                     pause_s = RETRY_S_MIN
-                    self._up.set(1)
+                    CACHE_UP.set(*self._whose, 1)
                     await self._serve(rows)
                 finally:
                     await rows.close()
@@ -92,7 +93,7 @@ class CachePusher:
                 logger.info("the cache is brought up to date from the tables", extra={"why": type(error).__name__})
             except (*AWAY, ConnectionLost, StatementFailed) as error:
                 self._forget()
-                self._up.set(0)
+                CACHE_UP.set(*self._whose, 0)
                 logger.warning("the cache cannot be written", extra={"error": str(error)})
                 await self._pause(pause_s)
                 pause_s = min(RETRY_S_MAX, pause_s * 2)

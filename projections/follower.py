@@ -69,7 +69,7 @@ class Follower:
         self._cache = cache
         self._options = options
         self._mapper = EventMapper()
-        self._metrics = _Metrics(generation)
+        self._metrics = _Metrics(generation, share)
         self._heads: deque[tuple[float, int]] = deque()
         self._settled = 0
         self._tended_s = float("-inf")
@@ -264,11 +264,10 @@ class Follower:
 class _Metrics:
     """The follower's gauges and counters under its generation's label."""
 
-    def __init__(self, generation: str) -> None:
+    def __init__(self, generation: str, share: Share) -> None:
+        self._whose = generation, share
         self.healed = metrics.HEALED.labels(generation)
         self.stale = metrics.STALE.labels(generation)
-        self._lag_events = metrics.LAG_EVENTS.labels(generation)
-        self._lag_seconds = metrics.LAG_SECONDS.labels(generation)
         self._batches = metrics.BATCHES.labels(generation)
         self._events = metrics.EVENTS.labels(generation)
         self._skipped = metrics.SKIPPED.labels(generation)
@@ -281,8 +280,8 @@ class _Metrics:
         """The views are at ``position`` of a log that ends at ``head``."""
         if self._waits_since is None or position >= self._waits_since[1]:
             self._waits_since = (now_s, head) if position < head else None
-        self._lag_events.set(max(0, head - position))
-        self._lag_seconds.set(now_s - self._waits_since[0] if self._waits_since else 0)
+        metrics.LAG_EVENTS.set(*self._whose, max(0, head - position))
+        metrics.LAG_SECONDS.set(*self._whose, now_s - self._waits_since[0] if self._waits_since else 0)
 
     def applied(self, outcome: Outcome, arrivals: Arrivals, seconds: float) -> None:
         if outcome.applied:

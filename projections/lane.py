@@ -15,6 +15,7 @@ from redis.asyncio import Redis
 from infra.event_store.log_reader import LogReader
 from infra.health import Health
 from infra.postgres import ConnectionLost, StatementFailed
+from projections import metrics
 from projections.cache_pusher import CachePusher
 from projections.follower import Follower, FollowerOptions
 from projections.generations import Generation
@@ -102,6 +103,7 @@ class Lane:
                     return
                 await asyncio.sleep(LEAD_S)
             cursor = await views.cursor()
+            held.callback(metrics.leave, generation.schema, self._share)
             pusher = self._pusher((cursor.redis_position, cursor.redis_revision))
             follower = kind(
                 log, views, pusher, cursor, options=self._options, share=self._share, generation=generation.schema
@@ -132,6 +134,7 @@ class Lane:
             ),
             page=self._options.refill_rows,
             generation=generation.schema,
+            share=self._share,
         )
         pusher.acknowledged = acknowledged
         return pusher
