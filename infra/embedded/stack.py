@@ -223,7 +223,7 @@ class Stack:
 
     def _background_names(self) -> list[tuple[str, str]]:
         """(role, name) of every process that no caller waits for."""
-        roles = (SWEEPER, *(KAFKA_ROLES if self._has_kafka else (PROJECTOR,)))
+        roles = (*(KAFKA_ROLES if self._has_kafka else (PROJECTOR,)), SWEEPER)
         names = {role: [role] for role in roles}
         names[WORKER] = [f"{WORKER}-{number}" for number in range(1, self._options.worker_processes + 1)]
         return [(role, name) for role in roles if role in self._options.roles for name in names[role]]

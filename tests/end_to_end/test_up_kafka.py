@@ -26,7 +26,7 @@ from tests.support import STOCKHOLD, Up, eventually, eventually_async, is_runnin
 from tests.support_intake import about, encoded, placed
 
 pytestmark = pytest.mark.kafka
-BACKGROUND = ["sweeper", "relay", "worker-1", "worker-2", "publisher", "intake"]
+BACKGROUND = ["relay", "worker-1", "worker-2", "publisher", "intake", "sweeper"]
 NAMES = ["kafka", "postgres", "valkey", *BACKGROUND, "command-api-1", "read-api-1"]
 PATIENCE_S = 60
 
