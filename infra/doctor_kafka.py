@@ -75,7 +75,7 @@ def _as_they_should_be(place: KafkaPlace, found: dict[str, int]) -> Finding:
 
 def _fault(spec: TopicSpec, partitions: int | None) -> str | None:
     if partitions is None:
-        return f"{spec.name} is missing: the process that needs it makes it"
+        return f"{spec.name} is missing: it is made when a process that needs it starts"
     if partitions != spec.partitions:
         return f"{spec.name} has {partitions} partitions, not {spec.partitions}"
     return None
