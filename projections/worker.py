@@ -36,8 +36,8 @@ logger = logging.getLogger(__name__)
 MESSAGES_AT_ONCE: Final = 64
 """Messages taken together; on a quiet log one has one event, on a busy one hundreds."""
 NO_PARTITION_S: Final = 0.5
-LANES: Final = 2
-"""Lanes of one worker: while PostgreSQL commits what one of them has folded, the other folds."""
+LANES: Final = 4
+"""Lanes of one worker: while PostgreSQL commits what one of them has folded, another folds."""
 
 
 @dataclass(frozen=True)
