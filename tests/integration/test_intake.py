@@ -104,7 +104,7 @@ async def test_of_a_backlog_the_orders_are_read_before_their_payments(rig: Intak
     await rig.caught_up()
     await eventually_async(lambda: not rig.waiting(), 20, what="nothing waits")
     waited = (REGISTRY.get_sample_value("stockhold_intake_messages_total", labels) or 0) - before
-    assert waited < orders  # on a machine that is busy enough most of them do
+    assert waited < orders / 2
     assert set(rig.statuses().values()) == {"COMMITTED"}
     rig.check()
 

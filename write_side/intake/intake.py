@@ -46,6 +46,8 @@ FETCH_WAIT_MS: Final = 200
 FETCH_BYTES: Final = 65_536
 METADATA_AGE_MS: Final = 5_000
 LOOK_EVERY_S: Final = 0.5
+HEAR_ALL_S: Final = 2.0
+"""How long after partitions were given to us their first answers are waited for."""
 HAND_OVER_S: Final = 5.0
 """How long partitions that are taken away may wait for what is under way: then somebody else decides it again."""
 PAUSE_S: Final = 0.2
@@ -91,6 +93,7 @@ class Intake:
         self._durable: Offsets = {}
         self._reached: Offsets = {}
         self._taken: Offsets = {}
+        self._hear_all_until_s = 0.0
         self._settled = asyncio.Event()
         self._handing_over = False
         self._taking_in = False
@@ -194,6 +197,11 @@ class Intake:
         try:
             for rank in (Rank.MADE, Rank.PAID):
                 places = [each for each in taker.assignment() if _RANKS[self._names[each.topic]] is rank]
+                unheard = [each for each in places if _end(taker, each) is None]
+                if unheard and time.monotonic() < self._hear_all_until_s:
+                    # Nobody knows yet whether there is a backlog: what may have to wait for it is not begun with.
+                    self._add(found, await taker.getmany(*unheard, timeout_ms=FETCH_WAIT_MS, max_records=room))
+                    return found
                 if places and room > 1:
                     came = self._add(found, await taker.getmany(*places, timeout_ms=0, max_records=room // 2))
                     # What is still on its way to us keeps its place: the others must not run ahead of it meanwhile.
@@ -206,7 +214,7 @@ class Intake:
 
     def _is_behind(self, taker: AIOKafkaConsumer, place: TopicPartition) -> bool:
         """Whether there is more of this partition on its way to us."""
-        taken, end = self._taken.get(place), taker.highwater(place)
+        taken, end = self._taken.get(place), _end(taker, place)
         return taken is not None and end is not None and taken < end
 
     def _add(self, found: Records, more: Records) -> int:
@@ -303,6 +311,7 @@ class Intake:
         """Partitions have been given to this process: where they stand is the group's knowledge, not ours."""
         self._reached.clear()
         self._taken.clear()
+        self._hear_all_until_s = time.monotonic() + HEAR_ALL_S
 
     async def _wind_down(self, taker: AIOKafkaConsumer, helpers: Iterable[asyncio.Task[None]]) -> None:
         """Whatever ends the work: what is done by then is committed, the rest comes again."""
@@ -353,11 +362,12 @@ class Intake:
     async def _measure_lag(self, taker: AIOKafkaConsumer) -> None:
         behind: dict[str, int] = dict.fromkeys(self._names.values(), 0)
         for place in taker.assignment():
-            end = taker.highwater(place)
+            end = _end(taker, place)
             reached = self._reached.get(place)
             if end is not None and reached is not None:  # else nothing has been fetched from it yet
                 if not self._on_the_way:  # a transaction leaves marks, which are no messages
-                    reached = max(reached, await taker.position(place))
+                    with suppress(IllegalStateError):  # it has been taken away meanwhile
+                        reached = max(reached, await taker.position(place))
                 behind[self._names[place.topic]] += max(0, end - reached)
         for topic, messages in behind.items():
             LAG.labels(topic).set(messages)
@@ -375,6 +385,11 @@ class _Rebalance(ConsumerRebalanceListener):  # type: ignore[misc]  # aiokafka h
     async def on_partitions_assigned(self, assigned: Any) -> None:
         log.info("this process takes in %d partitions", len(assigned))
         self._intake.taken_over()
+
+
+def _end(taker: AIOKafkaConsumer, place: TopicPartition) -> int | None:
+    """The offset of the next message that will be produced; None as long as nothing has been fetched, or it is not ours."""
+    return taker.highwater(place) if place in taker.assignment() else None  # aiokafka asserts that it is
 
 
 def _failed(work: asyncio.Task[None]) -> bool:
