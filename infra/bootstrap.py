@@ -90,7 +90,7 @@ async def run_worker(settings: Settings) -> None:
     quiet_kafka_loggers()
     feed = worker.Feed(
         servers=settings.kafka_servers,
-        topics=Topics(settings.kafka_prefix, settings.kafka_partitions),
+        topics=_topics(settings),
         replication=settings.kafka_replication,
         client_id=settings.process_name,
         stall_s=settings.stall_s,
@@ -116,12 +116,7 @@ async def _keep_views(settings: Settings, run: KeepViews) -> None:
             reconcile_lag_s=settings.reconcile_lag_ms / 1000,
             refill_rows=settings.refill_batch,
         )
-        following = asyncio.ensure_future(run(servers, stop, works(settings, health), options, health))
-        stopping = asyncio.ensure_future(until_stopped())
-        await asyncio.wait([following, stopping], return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        stop.set()
-        await following
+        await _in_peace(run(servers, stop, works(settings, health), options, health), stop)
 
 
 async def run_intake(settings: Settings) -> None:
@@ -140,7 +135,7 @@ async def run_intake(settings: Settings) -> None:
         )
         options = IntakeOptions(
             kafka_servers=settings.kafka_servers,
-            topics=Topics(settings.kafka_prefix, settings.kafka_partitions),
+            topics=_topics(settings),
             replication=settings.kafka_replication,
             client_id=settings.process_name,
             batch=settings.intake_batch,
@@ -149,13 +144,8 @@ async def run_intake(settings: Settings) -> None:
         executor = create_executor(settings)
         await executor.start()
         settle_memory()
-        taking_in = asyncio.ensure_future(Intake(executor, store, options, health).run(stop, works(settings, health)))
-        stopping = asyncio.ensure_future(until_stopped())
         try:
-            await asyncio.wait([taking_in, stopping], return_when=asyncio.FIRST_COMPLETED)
-            stopping.cancel()
-            stop.set()
-            await taking_in
+            await _in_peace(Intake(executor, store, options, health).run(stop, works(settings, health)), stop)
         finally:
             with suppress(TimeoutError):
                 async with asyncio.timeout(settings.drain_timeout_s):
@@ -191,7 +181,7 @@ def relay_options(settings: Settings) -> "RelayOptions":
     """Which log the relay of these settings publishes, and to which topic."""
     from write_side.relay import RelayOptions
 
-    topics = Topics(settings.kafka_prefix, settings.kafka_partitions)
+    topics = _topics(settings)
     return RelayOptions(
         event_store_url=settings.event_store_url,
         kafka_servers=settings.kafka_servers,
@@ -217,12 +207,7 @@ async def run_relay(settings: Settings) -> None:
         watching = asyncio.ensure_future(
             watch_lag(options.event_store_url, options.topic.name, timeout_s=options.connect_timeout_s)
         )
-        relaying = asyncio.ensure_future(Relay(options, health).run(stop, works(settings, health)))
-        stopping = asyncio.ensure_future(until_stopped())
-        await asyncio.wait([relaying, watching, stopping], return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        stop.set()
-        await relaying
+        await _in_peace(Relay(options, health).run(stop, works(settings, health)), stop, watching)
         watching.cancel()
         with suppress(asyncio.CancelledError):
             await watching
@@ -237,7 +222,7 @@ async def run_publisher(settings: Settings) -> None:
         event_store_url=settings.event_store_url,
         read_model_url=settings.read_model_url,
         kafka_servers=settings.kafka_servers,
-        topics=Topics(settings.kafka_prefix, settings.kafka_partitions),
+        topics=_topics(settings),
         replication=settings.kafka_replication,
         client_id=f"stockhold-{settings.process_name}",
         source=settings.public_source,
@@ -250,12 +235,19 @@ async def run_publisher(settings: Settings) -> None:
     quiet_kafka_loggers()
     stop = asyncio.Event()
     async with monitored(settings) as health:
-        publishing = asyncio.ensure_future(runner.run_publisher(publisher, stop, works(settings, health), health))
-        stopping = asyncio.ensure_future(until_stopped())
-        await asyncio.wait([publishing, stopping], return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        stop.set()
-        await publishing
+        await _in_peace(runner.run_publisher(publisher, stop, works(settings, health), health), stop)
+
+
+async def _in_peace(work: Coroutine[Any, Any, None], stop: asyncio.Event, *beside: asyncio.Future[None]) -> None:
+    """Work until a signal comes, or the work or what runs ``beside`` it ends by itself; then ``stop`` lets it finish.
+
+    Raises what the work died of.
+    """
+    working, stopping = asyncio.ensure_future(work), asyncio.ensure_future(until_stopped())
+    await asyncio.wait([working, stopping, *beside], return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    stop.set()
+    await working
 
 
 async def _until_stopped_or_failed(task: asyncio.Future[None]) -> None:
@@ -268,6 +260,10 @@ async def _until_stopped_or_failed(task: asyncio.Future[None]) -> None:
     task.cancel()
     with suppress(asyncio.CancelledError):
         await task
+
+
+def _topics(settings: Settings) -> Topics:
+    return Topics(settings.kafka_prefix, settings.kafka_partitions)
 
 
 def settle_memory() -> None:

@@ -212,3 +212,26 @@ class Inlet:
         self.assignments += 1
         logger.info("partitions were shared out", extra={"partitions": sorted(partitions)})
         self.ring()
+
+
+class Silence:
+    """Notices that the feed brings nothing, although the log, which is read in its place, moves on."""
+
+    def __init__(self, most_s: float) -> None:
+        self._most_s = most_s
+        self._from_log = 0
+        self._since_s: float | None = None
+
+    def heard(self, events: int, from_log: int) -> None:
+        """``events`` came, and ``from_log`` were read from the log in all.
+
+        Raises InletFailed: another inlet may do better.
+        """
+        if events:
+            self._since_s = None
+        elif from_log > self._from_log:
+            now_s = time.monotonic()
+            self._since_s = self._since_s or now_s
+            if now_s - self._since_s > self._most_s:
+                raise InletFailed("the log moves on and nothing of it has come")
+        self._from_log = from_log

@@ -11,10 +11,11 @@ from infra.event_store.append_lock import CHANNEL as LOG_CHANNEL
 from infra.event_store.log_reader import LogReader
 from infra.health import Health
 from infra.notices import Bell
+from infra.waiting import Backoff, pause, ring_at_stop
 from projections import generations, metrics
 from projections.follower import Follower, FollowerOptions
 from projections.generations import Generation, RebuildRunning
-from projections.lane import AWAY, Backoff, Lane, LogRestored, Ready, Servers, pause, ring_at_stop, rounds_of
+from projections.lane import AWAY, Lane, LogRestored, Ready, Servers, rounds_of
 from projections.share import Share
 from projections.statements import CHANNEL as VIEWS_CHANNEL
 

@@ -20,12 +20,13 @@ from infra.kafka.admin import TopicMismatch, TopicRefused, ensure_topics
 from infra.kafka.clients import BrokerAway
 from infra.kafka.event_batches import EventBatch, UnreadableMessage, decode_batch
 from infra.kafka.topics import Topics
+from infra.waiting import Backoff, pause, ring_at_stop
 from projections import generations
-from projections.faust_runtime import Delivery, Inlet, InletFailed
+from projections.faust_runtime import Delivery, Inlet, InletFailed, Silence
 from projections.fed_follower import FedFollower
 from projections.follower import FollowerOptions
 from projections.generations import Generation
-from projections.lane import AWAY, Backoff, Lane, LogRestored, Ready, Servers, pause, ring_at_stop, rounds_of
+from projections.lane import AWAY, Lane, LogRestored, Ready, Servers, rounds_of
 from projections.metrics import UNREADABLE_MESSAGES
 from projections.projector import interrupted, run_projector
 from projections.runners import kept_partitions
@@ -106,26 +107,6 @@ def _inlet(generation: Generation, feed: Feed) -> Inlet:
     # The prefix is another one if the views were dropped and their numbers begin anew.
     group = feed.topics.named(f"{feed.group}.{generation.redis_prefix}")
     return Inlet(feed.servers, feed.topics.stock_events, group, feed.client_id, start=feed.start)
-
-
-class _Silence:
-    """Notices that the feed brings nothing, although the log, which is read in its place, moves on."""
-
-    def __init__(self, most_s: float) -> None:
-        self._most_s = most_s
-        self._from_log = 0
-        self._since_s: float | None = None
-
-    def heard(self, events: int, from_log: int) -> None:
-        """``events`` came, and ``from_log`` were read from the log in all. Raises InletFailed: another inlet may do better."""
-        if events:
-            self._since_s = None
-        elif from_log > self._from_log:
-            now_s = time.monotonic()
-            self._since_s = self._since_s or now_s
-            if now_s - self._since_s > self._most_s:
-                raise InletFailed("the log moves on and nothing of it has come")
-        self._from_log = from_log
 
 
 class _Shares:
@@ -239,7 +220,7 @@ class _FedLane:
             if follower is None:
                 return
             shares.on_ready()
-            silence = _Silence(shares.feed.stall_s)
+            silence = Silence(shares.feed.stall_s)
             events_each = 1
             while self._is_ours():
                 started_s = time.monotonic()

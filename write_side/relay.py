@@ -14,7 +14,6 @@ import functools
 import logging
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -30,6 +29,7 @@ from infra.kafka.clients import BrokerAway
 from infra.kafka.topics import TopicSpec
 from infra.notices import Bell
 from infra.postgres import ConnectionLost, StatementFailed
+from infra.waiting import Backoff, pause, ring_at_stop
 from write_side import relay_metrics as metrics
 from write_side.relay_batches import Batcher
 from write_side.relay_publisher import Publisher, prepare_topic
@@ -101,7 +101,7 @@ class Relay:
         ``on_ready`` is called once, when it begins to lead or finds that it stands by, with the broker reachable.
         """
         async with Bell(self._options.event_store_url, [CHANNEL]) as bell:
-            ending = asyncio.create_task(_ring_at_stop(bell, stop))
+            ending = asyncio.create_task(ring_at_stop(stop, bell.ring))
             working = asyncio.create_task(self._terms(bell, stop, on_ready))
             try:
                 await asyncio.wait([ending, working], return_when=asyncio.FIRST_COMPLETED)
@@ -115,27 +115,32 @@ class Relay:
 
     async def _terms(self, bell: Bell, stop: asyncio.Event, on_ready: Ready) -> None:
         complaints = Complaints()
-        pause_s = RETRY_S_MIN
+        backoff = Backoff(RETRY_S_MIN, RETRY_S_MAX)
         while not stop.is_set():
             self._health.beat(HEALTH)
             term = _Term(self, self._options, bell, stop, functools.partial(self._works, on_ready))
             try:
-                await term.run()
+                await self._serve(term)
             except AWAY as error:
                 if term.worked:
                     complaints.over()
+                    backoff.worked()
                 if isinstance(error, CheckpointMoved):
                     logger.info("relaying begins anew: %s", error)
                 else:
                     metrics.INTERRUPTIONS.inc()
                     complaints.about(error)
                     self._health.say(HEALTH, f"the log is not published: {str(error) or repr(error)}")
-                pause_s = RETRY_S_MIN if term.worked else min(RETRY_S_MAX, pause_s * 2)
-                await _pause(stop, pause_s)
-            finally:
-                self.leads = self.flushing = False
-                self.checkpoint = None
-                metrics.LEADS.set(0)
+                await backoff.pause(stop)
+
+    async def _serve(self, term: "_Term") -> None:
+        """Run a term; whatever ends it, this process leads no more, and says so before it pauses."""
+        try:
+            await term.run()
+        finally:
+            self.leads = self.flushing = False
+            self.checkpoint = None
+            metrics.LEADS.set(0)
 
     def _works(self, on_ready: Ready) -> None:
         """It leads or stands by, and has just come round."""
@@ -181,7 +186,7 @@ class _Term:
         while not await checkpoints.try_lead():
             self._works()  # standing by is a state to be in
             self.worked = True
-            await _pause(self._stop, LEAD_S)
+            await pause(self._stop, LEAD_S)
             if self._stop.is_set():
                 return False
         return True
@@ -227,7 +232,7 @@ class _Term:
                     self._relay.rests()
                     await self._bell.wait(self._options.poll_s)
                 if not full:
-                    await _pause(self._stop, began_s + GATHER_S - time.monotonic())
+                    await pause(self._stop, began_s + GATHER_S - time.monotonic())
         finally:
             if reading is not None:
                 reading.cancel()
@@ -326,16 +331,3 @@ class Complaints:
     def over(self) -> None:
         """It has worked since."""
         self._kind, self._count = None, 0
-
-
-async def _ring_at_stop(bell: Bell, stop: asyncio.Event) -> None:
-    await stop.wait()
-    bell.ring()
-
-
-async def _pause(stop: asyncio.Event, seconds: float) -> None:
-    if seconds <= 0:
-        return
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await stop.wait()

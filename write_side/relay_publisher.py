@@ -2,15 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
-from contextlib import suppress
-from typing import Any, Final, Self
+from collections.abc import Mapping, Sequence
+from typing import Final, Self
 
 from aiokafka import AIOKafkaProducer
-from aiokafka.errors import KafkaError
 
 from infra.kafka.admin import ensure_topics
-from infra.kafka.clients import BrokerAway, producer
+from infra.kafka.clients import BrokerAway, all_or_first_error, let_go, producer
 from infra.kafka.topics import TopicSpec
 
 logger = logging.getLogger(__name__)
@@ -19,7 +17,6 @@ ACK_TIMEOUT_S: Final = 10.0
 """How long the brokers may take to acknowledge a flush. aiokafka would go on for ever, at the cost of a processor."""
 START_TIMEOUT_S: Final = 10.0
 TOPIC_TIMEOUT_S: Final = 15.0
-_CLOSE_TIMEOUT_S: Final = 1.0
 
 
 async def prepare_topic(servers: str, topic: TopicSpec, replication: int) -> None:
@@ -62,7 +59,7 @@ class Publisher:
         """
         try:
             async with asyncio.timeout(ACK_TIMEOUT_S):
-                await _all_or_first_error(self._send(partition, values) for partition, values in messages.items())
+                await all_or_first_error(self._send(partition, values) for partition, values in messages.items())
         except TimeoutError:
             raise BrokerAway(f"the brokers did not acknowledge within {ACK_TIMEOUT_S:g} s") from None
 
@@ -84,24 +81,5 @@ class Publisher:
         self._offsets[partition] = offset
 
     async def close(self) -> None:
-        """Let go of the brokers, acknowledged or not.
-
-        aiokafka's own stop waits until everything is acknowledged, for ever if need be, and meanwhile tries on: messages of
-        a term that has ended would still arrive.
-        """
-        sending = self._producer._sender.sender_task
-        while sending is not None and not sending.done():
-            sending.cancel()  # the first time it waits for the request that is under way, the second it does not
-            await asyncio.wait([sending], timeout=_CLOSE_TIMEOUT_S)
-        # What is left is nobody's any more, and stop() would wait for it; nor may it fail, since nobody would hear.
-        waiting = self._producer._message_accumulator
-        waiting._batches.clear()
-        waiting._pending_batches.clear()
-        with suppress(KafkaError):
-            await self._producer.stop()
-
-
-async def _all_or_first_error(sends: Iterable[Coroutine[Any, Any, None]]) -> None:
-    for result in await asyncio.gather(*sends, return_exceptions=True):
-        if isinstance(result, BaseException):
-            raise result
+        """Let go of the brokers, acknowledged or not: messages of a term that has ended must not arrive later."""
+        await let_go(self._producer)

@@ -7,7 +7,7 @@ async with running(lambda: producer(servers, "stockhold-relay")) as sender: ... 
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager, suppress
 from typing import Any, Final, Protocol, TypeVar
 
@@ -150,6 +150,13 @@ async def let_go(sender: AIOKafkaProducer) -> None:
     sender._message_accumulator.fail_all(ProducerClosed())
     with suppress(KafkaError):
         await sender.stop()
+
+
+async def all_or_first_error(sends: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Run all of them to their ends, side by side, and then raise the first of their errors, if there is one."""
+    for result in await asyncio.gather(*sends, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
 
 
 class RateLimit(logging.Filter):

@@ -24,8 +24,8 @@ from infra.kafka.clients import BrokerAway, producer, quiet_kafka_loggers
 from infra.kafka.topics import PUBLIC_TOPICS, Topics, TopicSpec
 from infra.notices import Bell
 from infra.postgres import ConnectionLost, StatementFailed
-from projections.faust_runtime import Delivery, Inlet, InletFailed
-from projections.lane import Backoff, ring_at_stop
+from infra.waiting import Backoff, ring_at_stop
+from projections.faust_runtime import Delivery, Inlet, InletFailed, Silence
 from projections.public.cloud_events import Envelopes
 from projections.public.publisher import OtherLog, Publisher, PublisherOptions
 from projections.public.refusals import RefusalReader
@@ -120,20 +120,13 @@ class _Doubts:
     def __init__(self, publisher: Publisher, most_s: float) -> None:
         self._publisher = publisher
         self._most_s = most_s
-        self._from_log = 0
-        self._silent_since_s: float | None = None
+        self._silence = Silence(most_s)
         self._idle_since_s: float | None = None
 
     async def look(self, messages: int, owned: frozenset[int]) -> None:
         """``messages`` came for ``owned``. Raises InletFailed."""
-        now_s, from_log = time.monotonic(), self._publisher.from_log
-        if messages:
-            self._silent_since_s = None
-        elif from_log > self._from_log:
-            self._silent_since_s = self._silent_since_s or now_s
-            if now_s - self._silent_since_s > self._most_s:
-                raise InletFailed("the log moves on and nothing of it has come")
-        self._from_log = from_log
+        self._silence.heard(messages, self._publisher.from_log)
+        now_s = time.monotonic()
         if owned:
             self._idle_since_s = None
             return

@@ -1,14 +1,14 @@
 """The public topics themselves."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Final, Self
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import MessageSizeTooLargeError, RecordListTooLargeError
 from aiokafka.partitioner import DefaultPartitioner
 
-from infra.kafka.clients import BrokerAway, let_go
+from infra.kafka.clients import BrokerAway, all_or_first_error, let_go
 from infra.kafka.topics import Topics
 from projections.public.cloud_events import HEADERS, PublicMessage
 from projections.public.publisher import MessageRefused
@@ -48,7 +48,7 @@ class KafkaSink:
         try:
             async with asyncio.timeout(ACK_TIMEOUT_S):
                 by_place = await self._by_place(messages)
-                await _all_or_first_error(self._send(*place, own) for place, own in by_place.items())
+                await all_or_first_error(self._send(*place, own) for place, own in by_place.items())
         except TimeoutError:
             raise BrokerAway(f"the brokers did not acknowledge within {ACK_TIMEOUT_S:g} s") from None
         except _TOO_LARGE as error:
@@ -88,9 +88,3 @@ class KafkaSink:
                 batch = self._producer.create_batch()
                 batch.append(**record)
         await (await self._producer.send_batch(batch, topic, partition=partition))
-
-
-async def _all_or_first_error(sends: Iterable[Coroutine[Any, Any, None]]) -> None:
-    for result in await asyncio.gather(*sends, return_exceptions=True):
-        if isinstance(result, BaseException):
-            raise result
