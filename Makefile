@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+SIDE_BY_SIDE := -n 4 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup test lint types contract unit integration end-to-end side-by-side demo lock clean
+.PHONY: setup test lint types contract unit real integration end-to-end demo lock clean
 
 setup: $(VENV)/.ready
 
@@ -17,7 +18,7 @@ demo: setup
 	$(BIN)/stockhold demo
 
 # Cheapest first, so that a mistake is found in seconds.
-test: lint types contract unit side-by-side
+test: lint types contract unit real
 	@$(BIN)/python -m tests.support_kafka
 
 lint: setup
@@ -33,19 +34,16 @@ contract: setup
 unit: setup
 	$(BIN)/pytest tests/unit
 
+# The rest waits more than it works: more processes than cores, each with servers of its own. A file stays together, because its
+# tests share what was costly to make; those of Kafka need Java 17 and Maven, and say so.
+real: setup
+	$(BIN)/pytest $(SIDE_BY_SIDE) tests --ignore tests/unit
+
 integration: setup
-	$(BIN)/pytest tests --ignore tests/unit --ignore tests/end_to_end
+	$(BIN)/pytest $(SIDE_BY_SIDE) tests --ignore tests/unit --ignore tests/end_to_end
 
 end-to-end: setup
-	$(BIN)/pytest tests/end_to_end
-
-# Each has servers of its own, and waits more than it works.
-side-by-side: setup
-	@mkdir -p .cache; echo "end-to-end tests run beside these; what they say comes after them"
-	@$(BIN)/pytest tests/end_to_end > .cache/end-to-end.log 2>&1 & whole=$$!; \
-	trap 'kill $$whole; exit 130' INT TERM; \
-	$(BIN)/pytest tests --ignore tests/unit --ignore tests/end_to_end; parts=$$?; \
-	wait $$whole; whole=$$?; cat .cache/end-to-end.log; exit $$((parts | whole))
+	$(BIN)/pytest $(SIDE_BY_SIDE) tests/end_to_end
 
 # Needs uv; records hashes, and no host. The second is a part of the first: what the container image has, whose servers are
 # containers of their own (so the servers' wheels and what only these need stay out).

@@ -64,7 +64,9 @@ class Rise(NamedTuple):
         return (self.last.cpu_s - self.first.cpu_s) / (self.last.value - self.first.value) * 1e6
 
 
-def watch(counter: Callable[[], float], goal: float, pid: int, *, above: float | None = None) -> Rise:
+def watch(
+    counter: Callable[[], float], goal: float, pid: int, *, above: float | None = None, every_s: float = _POLL_S
+) -> Rise:
     """A counter of a process on its way to `goal`: from now on, or from when it was first seen above `above`.
 
     Raises BenchFailedError if it stands still for a minute.
@@ -77,7 +79,7 @@ def watch(counter: Callable[[], float], goal: float, pid: int, *, above: float |
     first = last = read()
     moved_s = last.at_s
     while last.value < goal:
-        time.sleep(_POLL_S)
+        time.sleep(every_s)
         reading = read()
         if reading.value > last.value:
             moved_s = reading.at_s

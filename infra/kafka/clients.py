@@ -73,12 +73,12 @@ def is_away(error: BaseException) -> bool:
     return isinstance(error, BrokerAway | OSError | TimeoutError)
 
 
-async def until_reachable(attempt: Callable[[], Awaitable[T]], servers: str) -> T:
-    """What `attempt` gives, tried again after growing pauses (0.1 s to 5 s) for as long as the broker is away.
+async def until_reachable(attempt: Callable[[], Awaitable[T]], servers: str, *, pause_s: float = PAUSE_FIRST_S) -> T:
+    """What `attempt` gives, tried again after growing pauses (`pause_s` to 5 s) for as long as the broker is away.
 
     Says so once, and when it is over. Every other error is raised. Ends early only by being cancelled.
     """
-    pause_s, away_since_s = PAUSE_FIRST_S, None
+    away_since_s = None
     while True:
         try:
             result = await attempt()

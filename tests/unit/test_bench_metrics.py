@@ -44,20 +44,20 @@ def counter(*values):
 
 
 def test_a_rise_begins_where_the_counter_was_first_seen_to_have_moved():
-    rise = watch(counter(0, 0, 500, 800, 1_000), 1_000, os.getpid(), above=0)
+    rise = watch(counter(0, 0, 500, 800, 1_000), 1_000, os.getpid(), above=0, every_s=0.001)
     assert (rise.first.value, rise.last.value) == (500, 1_000)
     assert rise.per_second == pytest.approx(500 / (rise.last.at_s - rise.first.at_s))
     assert rise.cpu_us >= 0
 
 
 def test_what_is_over_between_two_looks_began_at_the_look_before():
-    rise = watch(counter(0, 0, 1_000), 1_000, os.getpid(), above=0)
+    rise = watch(counter(0, 0, 1_000), 1_000, os.getpid(), above=0, every_s=0.001)
     assert (rise.first.value, rise.last.value) == (0, 1_000)
     assert rise.per_second > 0
 
 
 def test_a_rise_may_begin_now():
-    rise = watch(counter(300, 300, 700, 1_000), 1_000, os.getpid())
+    rise = watch(counter(300, 300, 700, 1_000), 1_000, os.getpid(), every_s=0.001)
     assert (rise.first.value, rise.last.value) == (300, 1_000)
 
 

@@ -3,8 +3,6 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from domain.events import Event, Origin, WarehouseCreated, WarehouseDetails
@@ -15,7 +13,6 @@ from projections.batches import Arrivals, Found, Item, Outcome, arrivals_of, fol
 from projections.item_fold import earliest_end
 from projections.views.warehouses import code_of, is_warehouse_stream
 from tests.support_domain import NOW, Fact, committed, happened, registered, reserved, restocked
-from tests.support_histories import histories, played
 
 MAPPER = EventMapper()
 A, B = stock_stream("A", "W1"), stock_stream("B", "W1")
@@ -253,36 +250,6 @@ def test_holds_left_over_from_a_lost_level_are_made_anew() -> None:
     tables.movements.clear()
     tables.apply(ROWS)
     assert tables.contents() == folded(ROWS)
-
-
-@st.composite
-def deliveries(draw: st.DrawFn) -> tuple[list[LogRow], list[list[LogRow]]]:
-    """A log, and batches of its rows as a bad transport delivers them: repeated, out of order, some never."""
-    log = rows_of(played(draw(histories(40))).log)
-    indexes = draw(st.lists(st.integers(0, len(log) - 1), max_size=2 * len(log)))
-    sizes = draw(st.lists(st.integers(1, 9), min_size=1, max_size=12))
-    batches, at = [], 0
-    for size in sizes:
-        batches.append([log[index] for index in indexes[at : at + size]])
-        at += size
-    return log, batches
-
-
-@given(deliveries())
-@settings(max_examples=60, deadline=None)
-def test_any_delivery_converges_to_the_fold_of_the_log(delivery: tuple[list[LogRow], list[list[LogRow]]]) -> None:
-    log, batches = delivery
-    tables = Tables(log)
-    for batch in batches:
-        tables.apply(batch)
-    # What was delivered in part is already a prefix of each stream, with all that belongs to it.
-    prefix = [row for row in log if row.version <= version_of(tables, row.stream)]
-    assert tables.contents() == folded(prefix)
-    for row in log:  # and the last event of each stream, at the latest, brings the rest
-        if row.version == max(other.version for other in log if other.stream == row.stream):
-            tables.apply([row])
-    assert tables.contents() == folded(log)
-    assert not tables.dead
 
 
 def version_of(tables: Tables, stream: str) -> int:

@@ -1,10 +1,6 @@
 """What a batch makes public, whatever its transport did to it: each message once or more, and never in the wrong order."""
 
-import random
 from collections.abc import Iterable, Sequence
-
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from domain.events import Adjusted, Event, StockEvent
 from domain.values import stock_stream
@@ -14,8 +10,8 @@ from projections.batches import DeadLetter, arrivals_of
 from projections.public.batches import Gaps, Known, PublicOutcome, fold_public, holds_named
 from projections.public.cloud_events import PublicMessage
 from tests.support_domain import NOW, Fact, committed, happened, registered, reserved, restocked, returned, shipped
-from tests.support_histories import histories, played
-from tests.support_public import ENVELOPES, first_of_each, of_each_item, tell
+from tests.support_histories import played
+from tests.support_public import ENVELOPES, tell
 
 MAPPER = EventMapper()
 A = stock_stream("A", "W1")
@@ -166,28 +162,3 @@ def test_an_event_that_cannot_have_happened_parks_its_stream() -> None:
     rows = stream_rows(registered(), happened(Adjusted, delta=-1, reason="LOST"))
     outcome = Publishing().apply(rows)
     assert "below zero" in outcome.parked[0].error
-
-
-@settings(max_examples=60)
-@given(history=histories(), chance=st.randoms(use_true_random=False))
-def test_however_they_are_delivered_all_is_told_and_in_the_order_of_the_log(
-    history: list[object], chance: random.Random
-) -> None:
-    """Batches that lose, repeat and shuffle; a publisher that dies before it has noted what it told; at the end a look
-    at the log, as reconciliation has it."""
-    log = played(history).log  # type: ignore[arg-type]  # a list of moves
-    rows = rows_of(log)
-    publishing = Publishing(rows)
-    at = 0
-    while at < len(rows):
-        step = chance.randint(1, 9)
-        batch = [row for row in rows[at : at + step] if chance.random() < 0.8]
-        batch += chance.choices(rows[: at + step], k=chance.randint(0, 3))
-        chance.shuffle(batch)
-        publishing.apply(batch, forget=chance.random() < 0.2)
-        at += step
-    publishing.reconcile()
-    expected = tell(log)
-    assert {(m.source, m.id, m.value) for m in publishing.sent} == {(m.source, m.id, m.value) for m in expected}
-    assert of_each_item(first_of_each(publishing.sent)) == of_each_item(expected)
-    assert publishing.dead == {}
