@@ -18,6 +18,7 @@ value is its version (8 bytes, little-endian) and then its JSON document.
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -88,13 +89,14 @@ class LevelHeader(NamedTuple):
         return bool(self.flags & STALE)
 
 
+@lru_cache(8_192)
 def microseconds(at: datetime) -> int:
     """``at`` as microseconds since 1970, exact (a float of seconds is not)."""
     return (at - _EPOCH) // _MICROSECOND
 
 
 def from_microseconds(us: int) -> datetime:
-    return _EPOCH + timedelta(microseconds=us)
+    return _EPOCH + us * _MICROSECOND
 
 
 def encode_level(level: Level) -> bytes:

@@ -44,7 +44,8 @@ _numbers = itertools.count(1)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests of Kafka are left out where it cannot run, unless it must."""
+    """Tests of Kafka are left out where it cannot run, unless it must; whole systems come one by one."""
+    items[:] = _spread(items)
     for item in items:
         if "kafka" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.kafka)
@@ -52,6 +53,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if theirs and not REQUIRED and (why := why_no_kafka()):
         for item in theirs:
             item.add_marker(pytest.mark.skip(reason=f"without Kafka: {why}"))
+
+
+def _spread(items: list[pytest.Item]) -> list[pytest.Item]:
+    """The files of whole systems, which keep a machine busy, among the others, which wait; and none at the very end."""
+    files = [list(of_file) for _, of_file in itertools.groupby(items, key=lambda item: item.path)]
+    whole = [of_file for of_file in files if of_file[0].path.parent.name == "end_to_end"]
+    parts = [of_file for of_file in files if of_file[0].path.parent.name != "end_to_end"]
+    step = 1 + len(parts) * 2 // (3 * len(whole) or 1)
+    for n, of_file in enumerate(whole):
+        parts.insert(n * step, of_file)
+    return list(itertools.chain.from_iterable(parts))
 
 
 @pytest.hookimpl(wrapper=True)

@@ -30,6 +30,8 @@ ANSWER_TIMEOUT_S = 30.0
 
 BATCH = 1_000
 """Orders in one request at most."""
+THINK_S = 0.2
+"""The longest that a customer thinks before an order: what is tested is what happens to them, not how many there can be."""
 
 
 class Unanswered(Exception):
@@ -260,6 +262,7 @@ class Shop:
     async def _shop(self, draw: random.Random) -> None:
         async with connected(self.command_url) as door, connected(self.read_url) as window:
             while not self.stop.is_set():
+                await asyncio.sleep(draw.uniform(0, THINK_S))
                 if draw.random() < 0.1:
                     await self._restock(door, draw.choice(self.skus), draw.choice(self.warehouses), draw.randint(1, 5))
                 else:

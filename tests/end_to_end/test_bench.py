@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import STOCKHOLD
 
-_SMALL = ("--seconds", "2", "--rounds", "1", "--items", "1000")
+_SMALL = ("--seconds", "1", "--rounds", "1", "--items", "1000")
 
 
 def _bench(*words: str) -> subprocess.CompletedProcess[str]:

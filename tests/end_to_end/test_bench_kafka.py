@@ -8,7 +8,7 @@ import pytest
 
 from tests.support import STOCKHOLD
 
-SMALL = ("--seconds", "2", "--rounds", "1", "--items", "1000", "--json")
+SMALL = ("--seconds", "1", "--rounds", "1", "--items", "1000", "--json")
 CASES = ["P3K", "P2K", "P1", "P1R", "W4K"]
 
 
