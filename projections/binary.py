@@ -4,13 +4,15 @@ A field (its length, then its bytes) looks the same as an element of an array an
 so a table is described once and written both ways. Encoders return whole fields.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import cache, lru_cache
-from itertools import chain, groupby
+from functools import lru_cache
+from itertools import chain, repeat
 from struct import Struct
 from typing import Any, Final, NamedTuple
+
+from infra.event_store.wire import elements, int8_elements
 
 BUCKETS: Final = 7
 
@@ -24,7 +26,6 @@ _NUMERIC_HEADER = Struct("!hhHH").pack
 _DIGIT_GROUP = Struct("!h").pack
 
 NULL: Final = _LENGTH(-1)
-_LENGTHS = tuple(map(_LENGTH, range(256)))
 _TRUE, _FALSE = _LENGTH(1) + b"\x01", _LENGTH(1) + b"\x00"
 _INT8_OID = 20
 _BUCKETS_HEADER = _LENGTH(20 + 12 * BUCKETS) + _ARRAY_HEADER(1, 0, _INT8_OID, BUCKETS, 1)
@@ -49,18 +50,8 @@ def _int8(value: int | None) -> bytes:
     return NULL if value is None else _INT8(8, value)
 
 
-@cache
-def _struct(pairs: int) -> Struct:
-    return Struct("!" + "iq" * pairs)
-
-
 def _int8s(values: Sequence[int | None]) -> bytes:
-    if None in values:
-        return b"".join(map(_int8, values))
-    # One call for all of them: a call for each would cost more than the rest of a batch's encoding.
-    pairs = [8] * (2 * len(values))
-    pairs[1::2] = values  # type: ignore[assignment]  # none of them is None
-    return _struct(len(values)).pack(*pairs)
+    return b"".join(map(_int8, values)) if None in values else int8_elements(values)  # type: ignore[arg-type]  # no None
 
 
 @lru_cache(8_192)
@@ -89,29 +80,7 @@ def _text(value: str | None) -> bytes:
 
 
 def _texts(values: Sequence[str | None]) -> bytes:
-    """For the few texts of a row; for a column of many see :func:`_many_texts`."""
-    fields = []
-    for value in values:
-        if value is None:
-            fields.append(NULL)
-        else:
-            encoded = value.encode()
-            length = len(encoded)
-            fields.append(_LENGTHS[length] if length < len(_LENGTHS) else _LENGTH(length))
-            fields.append(encoded)
-    return b"".join(fields)
-
-
-def _many_texts(values: Sequence[str | None]) -> bytes:
-    return _texts(values) if None in values else _fields(list(map(str.encode, values)))  # type: ignore[arg-type]  # no None
-
-
-def _fields(encoded: Sequence[bytes]) -> bytes:
-    lengths = list(map(len, encoded))
-    if lengths.count(lengths[0]) == len(lengths):  # ids mostly are
-        length = _LENGTH(lengths[0])
-        return length + length.join(encoded)
-    return b"".join(chain.from_iterable(zip(map(_LENGTH, lengths), encoded, strict=True)))
+    return b"".join(map(_text, values)) if None in values else elements(list(map(str.encode, values)))  # type: ignore[arg-type]  # no None
 
 
 def _json(value: bytes | None) -> bytes:
@@ -119,7 +88,7 @@ def _json(value: bytes | None) -> bytes:
 
 
 def _jsons(values: Sequence[bytes | None]) -> bytes:
-    return b"".join(map(_json, values)) if None in values else _fields(values)  # type: ignore[arg-type]  # no None
+    return b"".join(map(_json, values)) if None in values else elements(values)  # type: ignore[arg-type]  # no None
 
 
 def _buckets(value: Sequence[int]) -> bytes:
@@ -153,7 +122,7 @@ def _each(encode: Encoder) -> Callable[[Sequence[Any]], bytes]:
 INT8 = Kind("bigint", 20, 1016, _int8, _int8s)
 TIME = Kind("timestamptz", 1184, 1185, _time, _times)
 BOOL = Kind("boolean", 16, 1000, _bool, _each(_bool))
-TEXT = Kind("text", 25, 1009, _text, _many_texts)
+TEXT = Kind("text", 25, 1009, _text, _texts)
 JSON = Kind("json", 114, 199, _json, _jsons)
 NUMERIC = Kind("numeric", 1700, 1231, _numeric, _each(_numeric))
 SEVEN = Kind("bigint[]", 1016, 1016, _buckets, _each(_buckets))
@@ -228,27 +197,30 @@ class Table(NamedTuple):
         changes = ", ".join(f"{name} = excluded.{name}" for name in self.names if name not in key)
         return f" ON CONFLICT ({', '.join(key)}) DO UPDATE SET {changes}"
 
-    def copy_row(self) -> Callable[[Sequence[Any]], bytes]:
-        """A function that turns a row's values into a row of a binary COPY."""
-        count = Struct("!h").pack(len(self.columns))
-        # A call for each value would be half of the cost: texts that stand side by side, most of every table, share one.
-        runs: list[tuple[int, int, Encoder]] = []
-        at = 0
-        for kind, run in groupby(column.kind for column in self.columns):
-            length = len(list(run))
-            if kind is TEXT:
-                runs.append((at, at + length, _texts))
-            else:
-                runs += [(n, n, kind.encode) for n in range(at, at + length)]
-            at += length
+    def copy_rows(self, rows: Sequence[Sequence[Any]]) -> bytes:
+        """``rows`` (at least one) as rows of a binary COPY."""
+        fields: list[Iterable[bytes]] = [repeat(Struct("!h").pack(len(self.columns)))]
+        # By the column, though they lie by the row: a call for each value would be half of the cost of a rebuild.
+        for column, values in zip(self.columns, zip(*rows, strict=True), strict=True):
+            fields += _in_rows(column.kind, values)
+        return b"".join(chain.from_iterable(zip(*fields, strict=False)))  # the first has no end
 
-        def encode(values: Sequence[Any]) -> bytes:
-            fields = [count]
-            for start, end, encoder in runs:
-                fields.append(encoder(values[start] if start == end else values[start:end]))
-            return b"".join(fields)
 
-        return encode
+def _in_rows(kind: Kind, values: Sequence[Any]) -> list[Iterable[bytes]]:
+    """The field of each of ``values``, as one iterable, or as two of which it takes one piece each."""
+    if _all_alike(kind, values):
+        return [repeat(kind.encode(values[0]), len(values))]
+    if None not in values:
+        if kind is TEXT:
+            encoded = list(map(str.encode, values))
+            return [map(_LENGTH, map(len, encoded)), encoded]
+        if kind is INT8:
+            return [map(_INT8, repeat(8), values)]
+        if kind is TIME:
+            return [map(_INT8, repeat(8), map(_microseconds, values))]
+        if kind is JSON:
+            return [map(_LENGTH, map(len, values)), values]
+    return [map(kind.encode, values)]
 
 
 COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)

@@ -119,8 +119,7 @@ class _TableWriter:
     """A COPY into one table, on a connection of its own: all of them are open at the same time."""
 
     def __init__(self, part: Part, table: Table) -> None:
-        self._encode = table.copy_row()
-        self._buffer: list[bytes] = [COPY_HEADER]
+        self._buffer: list[Row] = []
         self._connected = ExitStack()
         self._copying = ExitStack()
         self._part = part
@@ -133,6 +132,7 @@ class _TableWriter:
         columns = sql.SQL(", ").join(map(sql.Identifier, self._table.names))
         statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(sql.Identifier(self._table.name), columns)
         self._copy = self._copying.enter_context(connection.cursor().copy(statement))
+        self._copy.write(COPY_HEADER)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -144,21 +144,23 @@ class _TableWriter:
 
     def encode(self, row: Row) -> bytes:
         """``row`` as COPY takes it. Raises one of _NOT_STORABLE."""
-        return self._encode(row)
+        return self._table.copy_rows([row])
 
     def write(self, row: Row) -> None:
-        self._buffer.append(self._encode(row))
+        """Raises one of _NOT_STORABLE, sooner or later."""
+        self._buffer.append(row)
         if len(self._buffer) >= BUFFER_ROWS:
             self.flush()
 
     def flush(self) -> None:
-        self._copy.write(b"".join(self._buffer))
-        self._buffer.clear()
+        if self._buffer:
+            self._copy.write(self._table.copy_rows(self._buffer))
+            self._buffer.clear()
 
     def finish(self) -> None:
-        """End the COPY, still in its transaction. Raises psycopg.DataError if the table refuses a row."""
-        self._buffer.append(COPY_TRAILER)
+        """End the COPY, still in its transaction. Raises one of _NOT_STORABLE, psycopg.DataError if the table refuses a row."""
         self.flush()
+        self._copy.write(COPY_TRAILER)
         self._copying.close()
 
 

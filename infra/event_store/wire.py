@@ -5,6 +5,7 @@ Layouts as in the server's ``array_send``, ``int8send`` and ``timestamptz_send``
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import chain
 from struct import Struct
 from typing import cast
@@ -19,7 +20,6 @@ _HEADER = Struct("!iiiii")
 _LENGTH = Struct("!i")
 _INT8 = Struct("!q")
 _INT2_ELEMENT = Struct("!ih")
-_INT8_ELEMENT = Struct("!iq")
 _NULL = _LENGTH.pack(-1)
 _INTERVAL = Struct("!qii")
 
@@ -38,34 +38,55 @@ def interval(value: timedelta) -> bytes:
 
 
 def text_array(values: Sequence[str | None]) -> bytes:
-    return _array(TEXT, [None if value is None else value.encode() for value in values])
+    if None in values:
+        return bytea_array([None if value is None else value.encode() for value in values], TEXT)
+    return _header(TEXT, len(values)) + elements(list(map(str.encode, cast("Sequence[str]", values))))
 
 
-def bytea_array(values: Sequence[bytes | None]) -> bytes:
-    return _array(BYTEA, values)
+def bytea_array(values: Sequence[bytes | None], element_type: int = BYTEA) -> bytes:
+    header = _header(element_type, len(values))
+    if None in values:
+        return header + b"".join([_NULL if value is None else _LENGTH.pack(len(value)) + value for value in values])
+    return header + elements(cast("Sequence[bytes]", values))
 
 
 def int8_array(values: Iterable[int]) -> bytes:
-    elements = [_INT8_ELEMENT.pack(8, value) for value in values]
-    return _HEADER.pack(1, 0, INT8, len(elements), 1) + b"".join(elements)
+    numbers = list(values)
+    return _header(INT8, len(numbers)) + int8_elements(numbers)
 
 
 def int2_array(values: Iterable[int]) -> bytes:
-    elements = [_INT2_ELEMENT.pack(2, value) for value in values]
-    return _HEADER.pack(1, 0, INT2, len(elements), 1) + b"".join(elements)
+    numbers = [_INT2_ELEMENT.pack(2, value) for value in values]
+    return _header(INT2, len(numbers)) + b"".join(numbers)
 
 
 def timestamptz_array(values: Iterable[datetime | None]) -> bytes:
-    return _array(TIMESTAMPTZ, [None if value is None else timestamptz(value) for value in values])
+    return bytea_array([None if value is None else timestamptz(value) for value in values], TIMESTAMPTZ)
 
 
-def _array(element_type: int, values: Sequence[bytes | None]) -> bytes:
-    header = _HEADER.pack(1, 1, element_type, len(values), 1)
-    if None in values:
-        elements = (_NULL if value is None else _LENGTH.pack(len(value)) + value for value in values)
-        return header + b"".join(elements)
-    present = cast("Sequence[bytes]", values)  # the check above; a copy would be the dearest line here
-    return header + b"".join(chain.from_iterable(zip(map(_LENGTH.pack, map(len, present)), present, strict=True)))
+def elements(values: Sequence[bytes]) -> bytes:
+    """``values`` as elements of an array, each behind its length."""
+    lengths = list(map(len, values))
+    if lengths and lengths.count(lengths[0]) == len(lengths):  # ids mostly are of one length
+        length = _LENGTH.pack(lengths[0])
+        return length + length.join(values)
+    return b"".join(chain.from_iterable(zip(map(_LENGTH.pack, lengths), values, strict=True)))
+
+
+def int8_elements(values: Sequence[int]) -> bytes:
+    """``values`` as elements of an array, in one call: one for each would cost more than all the rest."""
+    pairs = [8] * (2 * len(values))
+    pairs[1::2] = values
+    return _int8_elements(len(values)).pack(*pairs)
+
+
+@lru_cache(1_024)
+def _int8_elements(count: int) -> Struct:
+    return Struct("!" + "iq" * count)
+
+
+def _header(element_type: int, count: int) -> bytes:
+    return _HEADER.pack(1, 1, element_type, count, 1)
 
 
 def read_int(value: bytes | None) -> int:

@@ -90,10 +90,9 @@ def as_read(rows: Sequence[tuple[Any, ...]]) -> list[Any]:
 @given(rows=ROWS)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_copy_reads_what_was_written(sample: psycopg.Connection, rows: list[tuple[Any, ...]]) -> None:
-    encode = TABLE.copy_row()
     columns = ", ".join(TABLE.names)
     with sample.cursor().copy(f"COPY sample ({columns}) FROM STDIN (FORMAT BINARY)") as copy:
-        copy.write(COPY_HEADER + b"".join(map(encode, rows)) + COPY_TRAILER)
+        copy.write(COPY_HEADER + TABLE.copy_rows(rows) + COPY_TRAILER)
     assert read(sample) == as_read(rows)
 
 
@@ -120,9 +119,9 @@ def test_arrays_read_what_was_written(
 )
 def test_costs_keep_their_value_and_their_places(sample: psycopg.Connection, cost: str) -> None:
     value = Decimal(cost)
-    encode = Table("sample", (Column("cost", NUMERIC),)).copy_row()
+    table = Table("sample", (Column("cost", NUMERIC),))
     with sample.cursor().copy("COPY sample (cost) FROM STDIN (FORMAT BINARY)") as copy:
-        copy.write(COPY_HEADER + encode((value,)) + COPY_TRAILER)
+        copy.write(COPY_HEADER + table.copy_rows([(value,)]) + COPY_TRAILER)
     row = sample.execute("SELECT cost, cost::text FROM sample").fetchone()
     sample.execute("TRUNCATE sample")
     assert row is not None

@@ -80,7 +80,7 @@ def test_a_row_has_a_value_for_each_column() -> None:
         (WAREHOUSES, warehouse_row(warehouse, 5, stale=False)),
     ):
         assert len(table.params([row, row])) == len(table.columns)
-        encoded = table.copy_row()(row)
+        encoded = table.copy_rows([row])
         assert int.from_bytes(encoded[:2], "big") == len(table.columns)
     assert level_from(level_row(level, 5)[:-1]) == level
 
