@@ -5,6 +5,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from infra.health import Health
@@ -43,7 +44,8 @@ def watch(health: Health, silence_max_s: float) -> Callable[[], None]:
             if unanswered * every_s >= silence_max_s:
                 _end(f"the event loop has not turned for {silence_max_s:g} s")
             unanswered += 1
-            loop.call_soon_threadsafe(look)
+            with suppress(RuntimeError):  # the loop has come to its end
+                loop.call_soon_threadsafe(look)
 
     threading.Thread(target=run, name="watchdog", daemon=True).start()
     return over.set

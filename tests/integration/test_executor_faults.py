@@ -260,7 +260,8 @@ class TestServersOfAnotherMind:
         name = database.rows("SELECT current_database()")[0][0]
         database.run(f"ALTER DATABASE {name} SET default_transaction_isolation = 'repeatable read'")
         try:
-            one, other = [await cluster.executor(lock_first_batches=1) for _ in range(2)]
+            # Whoever has waited too long gives up its place in the queue, and here the first must stay the first.
+            one, other = [await cluster.executor(lock_first_batches=1, lock_timeout_ms=30_000) for _ in range(2)]
             await cluster.stock(one, ("A", "W1", 1))
             for n in range(4):
                 for executor in (one, one, other, other):  # both know the present, and decide on memory again

@@ -75,8 +75,7 @@ def test_one_that_waits_for_what_is_away_or_has_nothing_to_do_lives_on() -> None
 
 
 async def test_what_is_late_once_is_no_reason(monkeypatch: pytest.MonkeyPatch) -> None:
-    ended: list[str] = []
-    monkeypatch.setattr("infra.watchdog._end", ended.append)
+    ended: list[tuple[str, int]] = []
     stuck = iter(["late", None, "late", None, "late", "late"])
 
     class Moody(Health):
@@ -88,10 +87,10 @@ async def test_what_is_late_once_is_no_reason(monkeypatch: pytest.MonkeyPatch) -
             return next(stuck, None)
 
     health = Moody()
+    monkeypatch.setattr("infra.watchdog._end", lambda why: ended.append((why, health.looks)))
     unwatch = watch(health, 0.04)
     await eventually_async(lambda: ended)
-    assert ended == ["late"]
-    assert health.looks == 6
+    assert ended == [("late", 6)]
     unwatch()
     before = health.looks
     turned = asyncio.Event()
