@@ -37,8 +37,10 @@ logger = logging.getLogger(__name__)
 MESSAGES_AT_ONCE: Final = 64
 """Messages taken together; on a quiet log one has one event, on a busy one hundreds."""
 NO_PARTITION_S: Final = 0.5
-LANES: Final = 4
+LANES: Final = 3
 """Lanes of one worker: while PostgreSQL commits what one of them has folded, another folds."""
+SMALL_BATCHES: Final = 2
+"""Batches that are not full in one time of gathering, of all lanes together: each costs nearly as much as a full one."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class _Shares:
 
     async def _write(self, assignment: int, partitions: list[int]) -> None:
         shares = [tuple(partitions[n::LANES]) for n in range(min(LANES, len(partitions)))]
-        lanes = [_FedLane(self, assignment, Share(own, self.generation.partitions)) for own in shares]
+        lanes = [_FedLane(self, assignment, Share(own, self.generation.partitions), len(shares)) for own in shares]
         self.health.say(self.generation.schema, None)
         writing = [asyncio.create_task(lane.run()) for lane in lanes]
         try:
@@ -179,13 +181,14 @@ class _Shares:
 
 
 class _FedLane:
-    """Writes a part of an assignment, term after term, until there is another assignment."""
+    """Writes a part of an assignment, one of ``beside``, term after term, until there is another assignment."""
 
-    def __init__(self, shares: _Shares, assignment: int, share: Share) -> None:
+    def __init__(self, shares: _Shares, assignment: int, share: Share, beside: int) -> None:
         self._shares = shares
         self._assignment = assignment
         self._share = share
         self._partitions = frozenset(share.partitions)
+        self._gather_s = shares.options.gather_s * max(1, beside / SMALL_BATCHES)
         self._name = f"{shares.generation.schema} {','.join(map(str, share.partitions))}"
         self._health = shares.health
         self._options = shares.options
@@ -236,7 +239,7 @@ class _FedLane:
                 silence.heard(events, follower.from_log)
                 self._note_progress(follower, events)
                 if events < options.batch:
-                    await pause(shares.stop, started_s + options.gather_s - time.monotonic())
+                    await pause(shares.stop, started_s + self._gather_s - time.monotonic())
                 lane.refuse_dead_pusher()
 
     def _note_progress(self, follower: FedFollower, events: int) -> None:
