@@ -5,7 +5,9 @@ the feed has not brought within ``reconcile_lag_s`` is read from the log itself,
 """
 
 import logging
+import time
 from collections.abc import Iterable
+from typing import Final
 
 from infra.event_store.log_reader import LogRow
 from infra.kafka.event_batches import EventBatch
@@ -14,6 +16,9 @@ from projections.redis_views import Push
 
 logger = logging.getLogger(__name__)
 
+BACKLOG_LOOK_S: Final = 5.0
+"""How often to look what the views lack while the feed has much to bring: nothing is read from the log then anyway."""
+
 
 class FedFollower(Follower):
     """The one writer of a share of a generation; ``feed_is_behind`` says that the feed has much to bring yet."""
@@ -21,6 +26,7 @@ class FedFollower(Follower):
     feed_is_behind = False
     from_log = 0
     """Events of the share that were read from the log, because the feed had not brought them in time."""
+    _looked_s = float("-inf")
 
     async def take(self, batches: Iterable[EventBatch]) -> None:
         """Apply what the feed brought."""
@@ -42,6 +48,10 @@ class FedFollower(Follower):
 
         True if there is more to do.
         """
+        now_s = time.monotonic()
+        if self.feed_is_behind and now_s - self._looked_s < BACKLOG_LOOK_S:
+            return False
+        self._looked_s = now_s
         start = self.cursor.reconciled_position
         upto = min(self.head, start + RECONCILED_POSITIONS)
         # As long as the feed has much to bring, what is missing is not lost: it would be written twice.
