@@ -5,19 +5,16 @@ so a table is described once and written both ways. Encoders return whole fields
 """
 
 from collections.abc import Callable, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from decimal import Decimal
-from functools import lru_cache
 from itertools import chain, repeat
 from struct import Struct
 from typing import Any, Final, NamedTuple
 
-from infra.event_store.wire import elements, int8_elements
+from infra.event_store.wire import elements, int8_elements, microseconds
 
 BUCKETS: Final = 7
 
-_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
-_MICROSECOND = timedelta(microseconds=1)
 _LENGTH = Struct("!i").pack
 _INT8 = Struct("!iq").pack
 _ARRAY_HEADER = Struct("!iiiii").pack
@@ -37,35 +34,30 @@ Encoder = Callable[[Any], bytes]
 
 
 class Kind(NamedTuple):
-    """A type of column: its SQL name, its OID, its array's OID, and how a value, or several, become fields."""
+    """A type of column: its SQL name, its OID, its array's OID, and how values become fields.
+
+    ``encode``: one, which may be null. Many that are not: ``join`` them for an array, or give the ``parts`` of each for a
+    row, as one iterable or as two of which every field takes one piece each.
+    """
 
     sql: str
     oid: int
     array_oid: int
     encode: Encoder
-    encode_all: Callable[[Sequence[Any]], bytes]
+    join: Callable[[Sequence[Any]], bytes]
+    parts: Callable[[Sequence[Any]], list[Iterable[bytes]]]
 
 
 def _int8(value: int | None) -> bytes:
     return NULL if value is None else _INT8(8, value)
 
 
-def _int8s(values: Sequence[int | None]) -> bytes:
-    return b"".join(map(_int8, values)) if None in values else int8_elements(values)  # type: ignore[arg-type]  # no None
-
-
-@lru_cache(8_192)
-def _microseconds(value: datetime) -> int:
-    """Since 2000. Kept, because an event's time goes into many columns, and rows are written in the same instant."""
-    return (value - _EPOCH) // _MICROSECOND
+def _int8_parts(values: Iterable[int]) -> list[Iterable[bytes]]:
+    return [map(_INT8, repeat(8), values)]
 
 
 def _time(value: datetime | None) -> bytes:
-    return NULL if value is None else _INT8(8, _microseconds(value))
-
-
-def _times(values: Sequence[datetime | None]) -> bytes:
-    return _int8s([None if value is None else _microseconds(value) for value in values])
+    return NULL if value is None else _INT8(8, microseconds(value))
 
 
 def _bool(value: bool) -> bytes:
@@ -79,16 +71,12 @@ def _text(value: str | None) -> bytes:
     return _LENGTH(len(encoded)) + encoded
 
 
-def _texts(values: Sequence[str | None]) -> bytes:
-    return b"".join(map(_text, values)) if None in values else elements(list(map(str.encode, values)))  # type: ignore[arg-type]  # no None
-
-
 def _json(value: bytes | None) -> bytes:
     return NULL if value is None else _LENGTH(len(value)) + value
 
 
-def _jsons(values: Sequence[bytes | None]) -> bytes:
-    return b"".join(map(_json, values)) if None in values else elements(values)  # type: ignore[arg-type]  # no None
+def _bytes_parts(values: Sequence[bytes]) -> list[Iterable[bytes]]:
+    return [map(_LENGTH, map(len, values)), values]
 
 
 def _buckets(value: Sequence[int]) -> bytes:
@@ -115,17 +103,33 @@ def _numeric(value: Decimal | None) -> bytes:
     return _LENGTH(len(body)) + body
 
 
-def _each(encode: Encoder) -> Callable[[Sequence[Any]], bytes]:
-    return lambda values: b"".join(map(encode, values))
+def _encoded(values: Sequence[str]) -> list[bytes]:
+    return list(map(str.encode, values))
 
 
-INT8 = Kind("bigint", 20, 1016, _int8, _int8s)
-TIME = Kind("timestamptz", 1184, 1185, _time, _times)
-BOOL = Kind("boolean", 16, 1000, _bool, _each(_bool))
-TEXT = Kind("text", 25, 1009, _text, _texts)
-JSON = Kind("json", 114, 199, _json, _jsons)
-NUMERIC = Kind("numeric", 1700, 1231, _numeric, _each(_numeric))
-SEVEN = Kind("bigint[]", 1016, 1016, _buckets, _each(_buckets))
+def _one_by_one(sql: str, oid: int, array_oid: int, encode: Encoder) -> Kind:
+    return Kind(
+        *(sql, oid, array_oid, encode),
+        lambda values: b"".join(map(encode, values)),
+        lambda values: [map(encode, values)],
+    )
+
+
+INT8 = Kind("bigint", 20, 1016, _int8, int8_elements, _int8_parts)
+TIME = Kind(
+    *("timestamptz", 1184, 1185, _time),
+    lambda values: int8_elements(list(map(microseconds, values))),
+    lambda values: _int8_parts(map(microseconds, values)),
+)
+TEXT = Kind(
+    *("text", 25, 1009, _text),
+    lambda values: elements(_encoded(values)),
+    lambda values: _bytes_parts(_encoded(values)),
+)
+JSON = Kind("json", 114, 199, _json, elements, _bytes_parts)
+BOOL = _one_by_one("boolean", 16, 1000, _bool)
+NUMERIC = _one_by_one("numeric", 1700, 1231, _numeric)
+SEVEN = _one_by_one("bigint[]", 1016, 1016, _buckets)
 """The seven buckets. An array of arrays cannot be unnested, so as a parameter they come flat, seven per row."""
 
 
@@ -133,14 +137,25 @@ def array(kind: Kind, values: Sequence[Any]) -> bytes:
     """``values`` as one array parameter."""
     if kind is SEVEN:
         return array(INT8, list(chain.from_iterable(values)))
-    header = _ARRAY_HEADER(1, 1, kind.oid, len(values), 1)
-    if not values:
-        return header
-    return header + (kind.encode(values[0]) * len(values) if _all_alike(kind, values) else kind.encode_all(values))
+    return _ARRAY_HEADER(1, 1, kind.oid, len(values), 1) + _elements(kind, values)
+
+
+def _elements(kind: Kind, values: Sequence[Any]) -> bytes:
+    if _all_alike(kind, values):
+        return kind.encode(values[0]) * len(values)
+    return b"".join(map(kind.encode, values)) if None in values else kind.join(values)
+
+
+def _parts(kind: Kind, values: Sequence[Any]) -> list[Iterable[bytes]]:
+    if _all_alike(kind, values):
+        return [repeat(kind.encode(values[0]), len(values))]
+    return [map(kind.encode, values)] if None in values else kind.parts(values)
 
 
 def _all_alike(kind: Kind, values: Sequence[Any]) -> bool:
     """Whether one field does for all of them, as in half of the columns of a batch."""
+    if not values:
+        return False
     first = values[0]
     # Equal numerics may differ: 1.0 and 1.00 are kept as they were written.
     return (kind is not NUMERIC or first is None) and first == values[-1] and values.count(first) == len(values)
@@ -202,25 +217,8 @@ class Table(NamedTuple):
         fields: list[Iterable[bytes]] = [repeat(Struct("!h").pack(len(self.columns)))]
         # By the column, though they lie by the row: a call for each value would be half of the cost of a rebuild.
         for column, values in zip(self.columns, zip(*rows, strict=True), strict=True):
-            fields += _in_rows(column.kind, values)
+            fields += _parts(column.kind, values)
         return b"".join(chain.from_iterable(zip(*fields, strict=False)))  # the first has no end
-
-
-def _in_rows(kind: Kind, values: Sequence[Any]) -> list[Iterable[bytes]]:
-    """The field of each of ``values``, as one iterable, or as two of which it takes one piece each."""
-    if _all_alike(kind, values):
-        return [repeat(kind.encode(values[0]), len(values))]
-    if None not in values:
-        if kind is TEXT:
-            encoded = list(map(str.encode, values))
-            return [map(_LENGTH, map(len, encoded)), encoded]
-        if kind is INT8:
-            return [map(_INT8, repeat(8), values)]
-        if kind is TIME:
-            return [map(_INT8, repeat(8), map(_microseconds, values))]
-        if kind is JSON:
-            return [map(_LENGTH, map(len, values)), values]
-    return [map(kind.encode, values)]
 
 
 COPY_HEADER: Final = b"PGCOPY\n\xff\r\n\x00" + bytes(8)

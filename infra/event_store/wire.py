@@ -5,7 +5,7 @@ Layouts as in the server's ``array_send``, ``int8send`` and ``timestamptz_send``
 
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
+from functools import cache, lru_cache
 from itertools import chain
 from struct import Struct
 from typing import cast
@@ -22,15 +22,21 @@ _INT8 = Struct("!q")
 _INT2_ELEMENT = Struct("!ih")
 _NULL = _LENGTH.pack(-1)
 _INTERVAL = Struct("!qii")
+_CHUNK = 128
 
 
 def int8(value: int) -> bytes:
     return _INT8.pack(value)
 
 
+@lru_cache(8_192)
+def microseconds(value: datetime) -> int:
+    """Since 2000-01-01 UTC. Kept, because an event's time goes into many columns, and rows are written in the same instant."""
+    return (value - _EPOCH) // _MICROSECOND
+
+
 def timestamptz(value: datetime) -> bytes:
-    """Microseconds since 2000-01-01 UTC."""
-    return _INT8.pack((value - _EPOCH) // _MICROSECOND)
+    return _INT8.pack(microseconds(value))
 
 
 def interval(value: timedelta) -> bytes:
@@ -74,14 +80,16 @@ def elements(values: Sequence[bytes]) -> bytes:
 
 
 def int8_elements(values: Sequence[int]) -> bytes:
-    """``values`` as elements of an array, in one call: one for each would cost more than all the rest."""
+    """``values`` as elements of an array, many in one call: one for each would cost more than all the rest."""
     pairs = [8] * (2 * len(values))
     pairs[1::2] = values
-    return _int8_elements(len(values)).pack(*pairs)
+    chunks = [pairs[at : at + 2 * _CHUNK] for at in range(0, len(pairs), 2 * _CHUNK)]
+    return b"".join([_int8_elements(len(chunk) // 2).pack(*chunk) for chunk in chunks])
 
 
-@lru_cache(1_024)
+@cache
 def _int8_elements(count: int) -> Struct:
+    """Of a chunk at most: a Struct takes 64 bytes for each element, and is kept."""
     return Struct("!" + "iq" * count)
 
 
