@@ -1,5 +1,6 @@
 """W4K: orders that wait in the topic, taken in by the saga's intake. Cold items, as W4."""
 
+from collections.abc import Sequence
 from random import Random
 
 import msgspec
@@ -12,7 +13,7 @@ from benchmarks.items import Items
 from benchmarks.load.histogram import Histogram
 from benchmarks.load.messages import orders, send
 from benchmarks.measure import Round
-from benchmarks.metrics import Metrics, watch
+from benchmarks.metrics import Metrics, Rise, watch
 from benchmarks.report import CaseResult
 from benchmarks.stack import KAFKA_INTAKE
 
@@ -28,7 +29,7 @@ def w4k_intake(bench: Bench) -> list[CaseResult]:
         raise BenchFailedError("the running stack has no Kafka")
     items, intake = bench.cold_items(), _Intake(bench)
     bench.say("one order for each item: the intake has them in memory, as the API has in W4")
-    intake.drain(items, range(items.count))
+    intake.take_in(items, range(items.count))
     duel = duel_with_pgbench(bench, "cold", _PGBENCH_CLIENTS, lambda seconds: intake.round(items, seconds))
     result = compare("W4K", "order.placed waiting in the topic, cold items", duel, "pgbench cold", "reservations/s")
     result.p50_ms = result.p99_ms = None
@@ -50,21 +51,23 @@ class _Intake:
         self._process = found[0]
 
     def round(self, items: Items, seconds: float) -> Round:
-        chooser = Random(self._bench.fresh_name())
-        return self.drain(items, chooser.choices(range(items.count), k=int(seconds * _ORDERS_PER_SECOND)))
-
-    def drain(self, items: Items, numbers: "list[int] | range") -> Round:
         """Fills the topic, and measures how fast what then waits is taken in. Every order must be."""
-        goal = self._taken() + len(numbers)
-        send(self._bench.facts.kafka, orders(items, self._bench.fresh_name(), numbers))
-        meter = CpuMeter.of(self._bench.facts)
-        rise = watch(self._taken, goal, self._process.pid)
-        if rise.first.value >= goal:
+        chooser = Random(self._bench.fresh_name())
+        numbers = chooser.choices(range(items.count), k=int(seconds * _ORDERS_PER_SECOND))
+        rise, meter = self.take_in(items, numbers)
+        waiting = rise.last.value - rise.first.value
+        if not waiting:
             raise BenchFailedError("the intake had taken in all orders before the last one was sent")
-        waiting = goal - rise.first.value
         words = [f"{name} {share:.0%}" for name, share in meter.shares().items() if share >= 0.01]  # noqa: PLR2004 - a percent
         each = f"{rise.cpu_us:.0f} µs of processor for each in the intake"
         return Round(rise.per_second, Histogram(), ", ".join([f"{waiting:,.0f} waited", each, *words]))
+
+    def take_in(self, items: Items, numbers: Sequence[int]) -> tuple[Rise, CpuMeter]:
+        """Sends orders, then waits until all of them have been taken in: how that went, and what it cost."""
+        goal = self._taken() + len(numbers)
+        send(self._bench.facts.kafka, orders(items, self._bench.fresh_name(), numbers))
+        meter = CpuMeter.of(self._bench.facts)
+        return watch(self._taken, goal, self._process.pid), meter
 
     def _taken(self) -> float:
         return Metrics.of(self._process.monitor).total(_TAKEN, topic="order.placed", outcome="applied")

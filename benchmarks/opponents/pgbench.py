@@ -27,6 +27,8 @@ _DROP_S = 60.0
 """How long a worker that tidies the opponent's tables may be in the way of dropping them."""
 _TPS = re.compile(r"^tps = ([0-9.]+) \(without initial connection time\)", re.MULTILINE)
 _FAILED = re.compile(r"^number of failed transactions: ([0-9]+)", re.MULTILINE)
+_NOTHING = re.compile(r"^number of transactions actually processed: 0$", re.MULTILINE)
+_SECONDS_MAX = 60.0
 _SQL = files("benchmarks.opponents") / "sql"
 
 
@@ -85,7 +87,18 @@ class Pgbench:
             connection.execute("VACUUM ANALYZE levels")
 
     def round(self, script: str, clients: int, seconds: float) -> PgbenchRound:
-        """Runs `sql/{script}.sql`. Raises PgbenchError, also when a transaction failed."""
+        """Runs `sql/{script}.sql`. Raises PgbenchError, also when a transaction failed.
+
+        A run that was over before any of its clients had begun is no measurement, and is made once more, twice as long.
+        """
+        while seconds <= _SECONDS_MAX:
+            measured = self._measure(script, clients, seconds)
+            if measured.transactions_per_second:
+                return measured
+            seconds *= 2
+        raise PgbenchError(f"no client of {script} got a transaction done within {seconds / 2:g} s")
+
+    def _measure(self, script: str, clients: int, seconds: float) -> PgbenchRound:
         with (
             tempfile.TemporaryDirectory(prefix="stockhold-pgbench-") as folder,
             as_file(_SQL / f"{script}.sql") as file,
@@ -117,6 +130,8 @@ class Pgbench:
 
 def parse_tps(output: str) -> float:
     """Transactions per second in pgbench's report. Raises PgbenchError for none, or when a transaction failed."""
+    if _NOTHING.search(output):  # then it says no more
+        return 0.0
     tps, failed = _TPS.search(output), _FAILED.search(output)
     if tps is None or (failed is not None and int(failed[1])):
         raise PgbenchError(f"unusable report: {output}")

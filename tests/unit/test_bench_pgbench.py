@@ -31,3 +31,8 @@ def test_so_does_a_report_without_a_figure():
 def test_latencies_are_seconds():
     log = ["0 1 4265 0 1763714000 123456\n", "17 2 112600 0 1763714000 223456\n"]
     assert list(parse_latencies(log)) == [0.004265, 0.1126]
+
+
+def test_a_run_without_a_transaction_has_a_report_without_a_rate() -> None:
+    cut_short = "pgbench (18.6)\nduration: 1 s\nnumber of transactions actually processed: 0\n\n"
+    assert parse_tps(cut_short) == 0
