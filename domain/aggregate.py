@@ -33,13 +33,17 @@ class Aggregate(BaseAggregate[str]):
         event = event_class(
             originator_id=self._id,
             originator_version=self._version + 1,
-            timestamp=max(now, self._modified_on),
+            timestamp=self.moment(now),
             origin=origin,
             **facts,
         )
         self._remember(event)
-        self.evolve(event)
+        self._fold(event)
         self.new_events.append(event)
+
+    def moment(self, now: datetime) -> datetime:
+        """When an event that is triggered at ``now`` occurs: never before the stream's last."""
+        return max(now, self._modified_on)
 
     def evolve(self, event: Event) -> None:
         """Fold the next event of the stream in. Raises the library's errors if it is not the next, or another's."""
@@ -47,6 +51,9 @@ class Aggregate(BaseAggregate[str]):
             raise OriginatorIDError(event.originator_id, self._id)
         if event.originator_version != self._version + 1:
             raise OriginatorVersionError(event.originator_version, self._version + 1)
+        self._fold(event)
+
+    def _fold(self, event: Event) -> None:
         if not self._version:
             self._created_on = event.timestamp
         self._version = event.originator_version

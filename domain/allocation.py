@@ -56,10 +56,12 @@ class Allocation:
         """Serve ``lines``. Raises InsufficientStock (all lines that are short), UnknownStockItem,
         UnknownWarehouse, WarehouseInactive.
         """
+        anywhere = []
         for line in lines:
             if line.warehouse is not None:
                 self._serve_named(line, line.warehouse)
-        anywhere = [line for line in lines if line.warehouse is None]
+            else:
+                anywhere.append(line)
         if anywhere and self._options.strategy is Strategy.FEWEST_SPLITS:
             self._serve_together(anywhere)
         else:

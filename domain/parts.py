@@ -21,6 +21,8 @@ WHOLE = Part()
 
 def parts_of(moves: Sequence[tuple[str, str, int]]) -> list[Part]:
     """The parts of a command that moves these (sku, warehouse, quantity): the first one names them all."""
-    allocations = tuple(Allocated(sku, warehouse, quantity) for sku, warehouse, quantity in moves)
     of = len(moves)
-    return [Part(1, of, allocations), *(Part(number, of) for number in range(2, of + 1))] if of else []
+    parts = [Part(number, of) for number in range(1, of + 1)]
+    if parts:
+        parts[0] = Part(1, of, tuple([Allocated(*move) for move in moves]))
+    return parts

@@ -6,7 +6,6 @@ triggers, which cannot fail.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import msgspec
@@ -55,6 +54,8 @@ from domain.values import (
     ReservationStatus,
 )
 
+_SECOND = timedelta(seconds=1)
+
 MAX_RELEASES = 200
 """Due holds that one decision releases of one item; more are swept before it, in commands of their own."""
 
@@ -73,8 +74,7 @@ class ReservationHeader(msgspec.Struct, frozen=True, gc=False, omit_defaults=Tru
     digest: str
 
 
-@dataclass(frozen=True, slots=True)
-class Reservation:
+class Reservation(msgspec.Struct, frozen=True):
     """A reservation as a decision sees it: its holds in the order of their allocation, with their items."""
 
     header: ReservationHeader
@@ -105,6 +105,9 @@ def merge_lines(lines: Sequence[Line]) -> tuple[RequestedLine, ...]:
 
     Raises QuantityOutOfRange if together they ask for more than a quantity may be.
     """
+    if len(lines) == 1:
+        (line,) = lines
+        return (RequestedLine(line.sku, line.quantity, line.warehouse, line.metadata),)
     merged: dict[tuple[str, str | None], RequestedLine] = {}
     for line in lines:
         key = (line.sku, line.warehouse)
@@ -153,19 +156,19 @@ def create(
     lines = merge_lines(command.lines)
     allocation = Allocation(stock, command.allocation, now)
     allocation.allocate(lines)
-    items = list(allocation.items.values())
-    due = [item.due_for(allocation.taken[item.id], now, MAX_RELEASES) for item in items]
+    items, units = list(allocation.items.values()), list(allocation.taken.values())
+    due = [item.due_for(quantity, now, MAX_RELEASES) for item, quantity in zip(items, units, strict=True)]
     request = ReservationRequest(
         lines, digest, command.customer_ref, tuple(allocation.shortages), tuple(allocation.choices)
     )
     expires_at = _expiry(command, items, now)
-    parts = parts_of([(item.sku, item.warehouse, allocation.taken[item.id]) for item in items])
-    for item, expired, part in zip(items, due, parts, strict=True):
+    parts = parts_of([(item.sku, item.warehouse, quantity) for item, quantity in zip(items, units, strict=True)])
+    for item, quantity, expired, part in zip(items, units, due, parts, strict=True):
         _expire(item, expired, origin, now, new_command_id)
         item.reserve(
             reservation_id,
             command.order_id,
-            allocation.taken[item.id],
+            quantity,
             expires_at,
             command.kind,
             origin,
@@ -193,7 +196,7 @@ def _expiry(command: CreateReservation, items: Sequence[StockItem], now: datetim
     if command.ttl_seconds is None:
         return None
     ttl_s = command.ttl_seconds or min([item.figures.policy.hold_ttl_s for item in items])
-    return max([item.moment(now) for item in items]) + timedelta(seconds=ttl_s)
+    return max([item.moment(now) for item in items]) + ttl_s * _SECOND
 
 
 # Expiring and relieving: the service's own -----------------------------------------------------------

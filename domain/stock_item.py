@@ -107,13 +107,9 @@ class StockItem(Aggregate):
 
     def at(self, now: datetime) -> datetime:
         """``now``, but never before the item's last event; what has ended by then becomes due."""
-        moment = max(now, self._modified_on)
+        moment = self.moment(now)
         self._open.expiry.advance(moment, self.holds)
         return moment
-
-    def moment(self, now: datetime) -> datetime:
-        """When an event that is triggered at ``now`` occurs: never before the item's last."""
-        return max(now, self._modified_on)
 
     def due_units(self, now: datetime) -> int:
         """Reserved units whose holds have ended by ``now`` without having been released."""
@@ -380,7 +376,7 @@ class StockItem(Aggregate):
 
     def _refuse_if_expired(self, reservation_id: str, now: datetime) -> None:
         hold = self.holds.get(reservation_id)
-        if hold is not None and hold.is_due(max(now, self._modified_on)):
+        if hold is not None and hold.is_due(self.moment(now)):
             raise ReservationExpired(reservation_id)
 
     def _refuse_more_than_held(self, reservation_id: str, bucket: Bucket, quantity: int) -> None:
@@ -454,9 +450,14 @@ class StockItem(Aggregate):
 
     def accept(self, count: int | None = None) -> None:
         """The first ``count`` new events (None: all) are in the log: forget how to undo them."""
-        del self.new_events[:count]
-        del self._undo[:count]
-        self.changed_holds.clear()
+        if count is None or count == len(self.new_events):
+            self.new_events.clear()
+            self._undo.clear()
+        else:
+            del self.new_events[:count]
+            del self._undo[:count]
+        if self.changed_holds:
+            self.changed_holds.clear()
 
     def undo(self, count: int | None = None) -> None:
         """The last ``count`` new events (None: all) will not reach the log: go back to before them."""

@@ -31,8 +31,9 @@ from write_side.sweeper import Sweeper
 if TYPE_CHECKING:
     from write_side.relay import RelayOptions
 
-_GC_THRESHOLDS = (2_000, 20, 1_000_000)
-"""Cached aggregates live long: a full collection would walk all of them and stall every request meanwhile."""
+_GC_THRESHOLDS = (25_000, 5, 1_000_000)
+"""Cached aggregates live long: a full collection would walk all of them and stall every request meanwhile. What a batch of
+commands makes is gone when it has been answered: looked at before, it would be walked in vain, twice."""
 
 KeepViews = Callable[[Servers, asyncio.Event, Ready, FollowerOptions, Health], Coroutine[Any, Any, None]]
 

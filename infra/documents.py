@@ -174,8 +174,15 @@ def reservation_document(header: ReservationHeader, holds: Iterable[Hold], now: 
     ``holds`` come in the order in which they were allocated.
     """
     seen = [hold.as_seen(now) for hold in holds]
-    ended = [hold for hold in seen if hold.released_at is not None]
-    released = max(ended, key=_released_at) if ended else None
+    expires_at = committed_at = shipped_at = released_at = released_by = release_reason = None
+    for hold in seen:
+        if hold.active:
+            expires_at = _later(expires_at, hold.expires_at)
+        committed_at = _later(committed_at, hold.committed_at)
+        shipped_at = _later(shipped_at, hold.shipped_at)
+        at = hold.released_at
+        if at is not None and (released_at is None or at > released_at):
+            released_at, released_by, release_reason = at, hold.released_by, hold.release_reason
     return ReservationDocument(
         reservation_id=header.reservation_id,
         order_id=header.order_id,
@@ -184,25 +191,21 @@ def reservation_document(header: ReservationHeader, holds: Iterable[Hold], now: 
         status=overall_status(seen),
         created_at=header.created_at,
         created_by=header.created_by,
-        expires_at=_latest([hold.expires_at for hold in seen if hold.active]),
-        committed_at=_latest([hold.committed_at for hold in seen]),
-        shipped_at=_latest([hold.shipped_at for hold in seen]),
-        released_at=released.released_at if released else None,
-        released_by=released.released_by if released else None,
-        release_reason=released.release_reason if released else None,
+        expires_at=expires_at,
+        committed_at=committed_at,
+        shipped_at=shipped_at,
+        released_at=released_at,
+        released_by=released_by,
+        release_reason=release_reason,
         lines=_lines(header.lines, seen),
         shortages=header.shortages,
     )
 
 
-def _latest(times: Iterable[datetime | None]) -> datetime | None:
-    known = [time for time in times if time is not None]
-    return max(known) if known else None
-
-
-def _released_at(hold: Hold) -> datetime:
-    assert hold.released_at is not None
-    return hold.released_at
+def _later(one: datetime | None, other: datetime | None) -> datetime | None:
+    if one is None or (other is not None and other > one):
+        return other
+    return one
 
 
 def _lines(lines: Sequence[RequestedLine], holds: Sequence[Hold]) -> list[LineDocument]:

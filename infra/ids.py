@@ -6,16 +6,15 @@ from time import time_ns
 from typing import Final
 
 _NS_PER_MS: Final = 1_000_000
-_COUNT_MAX: Final = 0xFFF
-_RANDOM_BITS: Final = 62
-_VARIANT: Final = 0b10 << _RANDOM_BITS
+_VARIANT: Final = 0b10
+_COUNTER_BITS: Final = 48
 
 
 class Uuid7:
     """Makes identifiers, each greater than the one before; for one thread at a time.
 
-    Within a millisecond, or when the clock steps back, the twelve bits after the version count on, as method 1
-    of RFC 9562, section 6.2, has it; when they are used up, so does the millisecond.
+    All bits after the moment are random once for each millisecond; within it, or when the clock steps back, the last
+    48 of them count on, as method 2 of RFC 9562, section 6.2, has it.
     """
 
     def __init__(self) -> None:
@@ -26,28 +25,26 @@ class Uuid7:
         # Uniqueness is wanted, not secrecy: asking the system for entropy each time costs several times
         # as much as this generator, which is seeded from it once.
         self._random_bits = Random().getrandbits  # noqa: S311 - see above
-        self._moment_ms = 0
+        self._ends_ns = 0
         self._prefix = ""
         self._count = 0
 
     def __call__(self) -> str:
         """The next identifier."""
-        moment_ms = time_ns() // _NS_PER_MS
-        if moment_ms > self._moment_ms:
-            self._begin(moment_ms)
-        elif self._count == _COUNT_MAX:
-            self._begin(self._moment_ms + 1)
+        now_ns = time_ns()
+        if now_ns >= self._ends_ns:
+            self._begin(now_ns // _NS_PER_MS)
         else:
             self._count += 1
-        tail = "%016x" % (_VARIANT | self._random_bits(_RANDOM_BITS))
-        return f"{self._prefix}{self._count:03x}-{tail[:4]}-{tail[4:]}"
+        return f"{self._prefix}{self._count:012x}"
 
     def _begin(self, moment_ms: int) -> None:
-        self._moment_ms = moment_ms
-        text = f"{moment_ms:012x}"
-        self._prefix = f"{text[:8]}-{text[8:]}-7"
-        # The top bit stays clear: room to count on.
-        self._count = self._random_bits(11)
+        self._ends_ns = (moment_ms + 1) * _NS_PER_MS
+        moment = f"{moment_ms:012x}"
+        group = _VARIANT << 14 | self._random_bits(14)
+        self._prefix = f"{moment[:8]}-{moment[8:]}-7{self._random_bits(12):03x}-{group:04x}-"
+        # The top bit stays clear: room to count on, for longer than any process lives.
+        self._count = self._random_bits(_COUNTER_BITS - 1)
 
 
 new_id: Final = Uuid7()

@@ -4,19 +4,20 @@ A handler has no way to reach a connection: it sees aggregates, reservations and
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import datetime
 
 from domain.aggregate import Aggregate
 from domain.commands import Command
 from domain.errors import UnknownOrder, UnknownReservation
 from domain.events import Event, Origin, Registered
-from domain.reservation import Reservation, ReservationHeader
+from domain.reservation import Reservation
 from domain.stock_item import StockItem
 from domain.values import split_stock_stream, stock_stream
 from domain.warehouse import Warehouse
 from infra.event_store.mapper import EventMapper
 from infra.event_store.port import Loaded, Outcome, Refusal, StoredRow, Writes
-from write_side.memory import Memory
+from write_side.memory import KnownReservation, Memory
 
 
 class NotLoaded(Exception):
@@ -29,6 +30,20 @@ class NotLoaded(Exception):
         self.streams = list(streams)
         self.reservation_id = reservation_id
         self.order_id = order_id
+
+
+@dataclass(slots=True, eq=False)
+class _Touched:
+    """An aggregate that a batch has looked at, at version ``read_at``; ``own``: events of the batch that were collected."""
+
+    aggregate: Aggregate
+    read_at: int
+    own: int = 0
+
+    @property
+    def fresh(self) -> int:
+        """Events that were triggered since."""
+        return self.aggregate.version - self.read_at - self.own
 
 
 class Decision:
@@ -48,13 +63,11 @@ class Decision:
         self._memory = memory
         self._mapper = mapper
         self._loaded = loaded
-        self._touched: dict[str, Aggregate] = {}
-        self._read_at: dict[str, int] = {}
-        self._own: dict[str, int] = {}
-        self._accessed: dict[str, Aggregate] = {}
+        self._touched: dict[str, _Touched] = {}
+        self._accessed: dict[str, _Touched] = {}
+        """Those of the command at hand, in the order in which it came to them."""
         self._outcomes: dict[tuple[str, str], Outcome] = {}
-        self._headers: dict[str, ReservationHeader] = {}
-        self._streams_of: dict[str, tuple[str, ...]] = {}
+        self._made: dict[str, KnownReservation] = {}
         self._made_for: dict[str, list[str]] = {}
         self._writes = Writes(now)
         self.follow_ups: list[Command] = []
@@ -66,18 +79,17 @@ class Decision:
         return self._item(stock_stream(sku, warehouse))
 
     def _item(self, stream: str) -> StockItem:
-        item = self._touched.get(stream)
-        if item is None:
+        touched = self._touched.get(stream)
+        if touched is None:
             if stream in self._memory.unreadable:
                 raise self._memory.unreadable[stream]
-            item = self._memory.item(stream)
+            item = self._memory.items.use(stream)
             if item is None or (self._loaded is not None and stream not in self._current):
                 raise NotLoaded([stream])
-            self._touched[stream] = item
-            self._read_at[stream] = item.version
-        self._accessed[stream] = item
-        assert isinstance(item, StockItem)
-        return item
+            touched = self._touched[stream] = _Touched(item, item.version)
+        self._accessed[stream] = touched
+        assert isinstance(touched.aggregate, StockItem)
+        return touched.aggregate
 
     def item_of_stream(self, stream: str) -> StockItem:
         """The item of a stream id. Raises NotLoaded."""
@@ -101,9 +113,10 @@ class Decision:
         warehouse = self._memory.warehouses.get(code)
         if warehouse is None:
             warehouse = self._memory.warehouses[code] = Warehouse.uncreated(code)
-        if warehouse.id not in self._touched:
-            self._read_at[warehouse.id] = warehouse.version
-        self._touched[warehouse.id] = self._accessed[warehouse.id] = warehouse
+        touched = self._touched.get(warehouse.id)
+        if touched is None:
+            touched = self._touched[warehouse.id] = _Touched(warehouse, warehouse.version)
+        self._accessed[warehouse.id] = touched
         return warehouse
 
     def warehouses_of(self, sku: str) -> list[str]:
@@ -115,16 +128,12 @@ class Decision:
 
     def find_reservation(self, reservation_id: str) -> Reservation | None:
         """The reservation as it stands now, None if there is none of this id. Raises NotLoaded."""
-        header = self._headers.get(reservation_id)
-        if header is not None:
-            streams = self._streams_of[reservation_id]
-        else:
-            known = self._memory.reservations.get(reservation_id)
-            if known is None:
-                if self._loaded is None:
-                    raise NotLoaded(reservation_id=reservation_id)
-                return None
-            header, streams = known
+        known = self._made.get(reservation_id) or self._memory.reservations.use(reservation_id)
+        if known is None:
+            if self._loaded is None:
+                raise NotLoaded(reservation_id=reservation_id)
+            return None
+        header, streams = known
         items = [self._item(stream) for stream in streams]
         rows = () if self._loaded is None else tuple(self._loaded.holds.get(reservation_id, ()))
         by_place = {(hold.sku, hold.warehouse): hold for hold in rows}
@@ -141,7 +150,7 @@ class Decision:
     def may_exist(self, reservation_id: str, items: Iterable[StockItem]) -> bool:
         """Whether memory has ever seen this reservation, as one of its own or as a hold of these items."""
         return (
-            reservation_id in self._headers
+            reservation_id in self._made
             or reservation_id in self._memory.reservations
             or any(reservation_id in item.holds for item in items)
         )
@@ -166,7 +175,7 @@ class Decision:
                 raise NotLoaded(order_id=order_id)
             before: Iterable[str] = self._loaded.orders[order_id]
         else:
-            known = self._memory.orders.get(order_id)
+            known = self._memory.orders.use(order_id)
             if known is None and not made:
                 raise NotLoaded(order_id=order_id)
             before = known or ()
@@ -201,29 +210,25 @@ class Decision:
     def created(self, reservation: Reservation) -> None:
         """A new reservation: its header goes into the index."""
         header = reservation.header
-        self._headers[header.reservation_id] = header
-        self._streams_of[header.reservation_id] = tuple(reservation.item_of(h).id for h in reservation.holds)
+        streams = tuple([reservation.item_of(hold).id for hold in reservation.holds])
+        self._made[header.reservation_id] = KnownReservation(header, streams)
         self._made_for.setdefault(header.order_id, []).append(header.reservation_id)
         self._writes.headers.append(header)
 
     def collect(self) -> None:
         """Take what the command that was just decided has triggered, in the order in which it came to the items."""
-        for stream, aggregate in self._accessed.items():
-            triggered = aggregate.version - self._read_at[stream]
-            fresh = triggered - self._own.get(stream, 0)
+        for touched in self._accessed.values():
+            fresh = touched.fresh
             if fresh:
-                for event in aggregate.new_events[-fresh:]:
+                for event in touched.aggregate.new_events[-fresh:]:
                     self._collect_event(event)
-                self._own[stream] = triggered
+                touched.own += fresh
         self._accessed.clear()
 
     @property
     def has_triggered(self) -> bool:
         """Whether the command at hand has changed anything yet."""
-        return any(
-            aggregate.version - self._read_at[stream] > self._own.get(stream, 0)
-            for stream, aggregate in self._accessed.items()
-        )
+        return any(touched.fresh for touched in self._accessed.values())
 
     @property
     def changed_warehouses(self) -> bool:
@@ -252,33 +257,36 @@ class Decision:
     def writes(self) -> Writes:
         """Everything that this batch appends. To be asked once, when all is decided."""
         writes = self._writes
-        for stream, aggregate in self._touched.items():
+        for stream, touched in self._touched.items():
+            aggregate = touched.aggregate
             if isinstance(aggregate, StockItem):
-                if stream not in self._own:
-                    writes.read[stream] = self._read_at[stream]
-                writes.holds += aggregate.changed_holds.values()
-                aggregate.changed_holds.clear()  # a batch that is decided ahead must not write them again
-            elif isinstance(aggregate, Warehouse) and stream in self._own:
+                if not touched.own:
+                    writes.read[stream] = touched.read_at
+                if aggregate.changed_holds:
+                    writes.holds += aggregate.changed_holds.values()
+                    aggregate.changed_holds.clear()  # a batch that is decided ahead must not write them again
+            elif isinstance(aggregate, Warehouse) and touched.own:
                 writes.warehouses.append((aggregate.code, aggregate.version))
         return writes
 
     def accept(self) -> list[StockItem]:
         """The batch is in the log: memory may keep it. The stock items that it changed."""
         changed = []
-        for stream, count in self._own.items():
-            aggregate = self._touched[stream]
-            aggregate.accept(count)
-            if isinstance(aggregate, StockItem):
-                changed.append(aggregate)
-        for reservation_id, header in self._headers.items():
-            self._memory.reservation_made(header, self._streams_of[reservation_id])
+        for touched in self._touched.values():
+            if touched.own:
+                touched.aggregate.accept(touched.own)
+                if isinstance(touched.aggregate, StockItem):
+                    changed.append(touched.aggregate)
+        for made in self._made.values():
+            self._memory.reservation_made(made)
         return changed
 
     def undo(self) -> None:
         """The batch is not in the log: memory must not keep it. What was decided after it is undone first."""
-        for stream, aggregate in self._touched.items():
+        for touched in self._touched.values():
+            aggregate = touched.aggregate
             if aggregate.new_events:  # else it may have moved on meanwhile, by what the log says
-                aggregate.undo(aggregate.version - self._read_at[stream])
+                aggregate.undo(aggregate.version - touched.read_at)
 
 
 def origin_of(

@@ -123,10 +123,10 @@ class CreateHandler:
                 streams.append(stock_stream(line.sku, line.warehouse))
             else:
                 skus.append(line.sku)
-                codes = memory.places.get(line.sku)
+                codes = memory.places.use(line.sku)
                 complete = complete and codes is not None
                 streams += [stock_stream(line.sku, code) for code in codes or ()]
-        known = memory.reservations.get(command.reservation_id) if command.reservation_id else None
+        known = memory.reservations.use(command.reservation_id) if command.reservation_id else None
         if known is not None:
             streams += known.streams
         certain = not skus and known is None
@@ -172,10 +172,10 @@ class OnReservation:
     def footprint(self, command: ReservationCommand, memory: Memory) -> Footprint:
         """The reservation's items, once its header is known."""
         reservation_id = command.reservation_id
-        known = memory.reservations.get(reservation_id)
+        known = memory.reservations.use(reservation_id)
         if known is None:
             return Footprint(reservation_id=reservation_id, certain=False, complete=False)
-        items = [memory.item(stream) for stream in known.streams]
+        items = [memory.items.use(stream) for stream in known.streams]
         all_open = all(item is not None and reservation_id in item.holds for item in items)
         return Footprint(known.streams, reservation_id, certain=all_open)
 
@@ -202,12 +202,12 @@ class OnOrder:
         order_id = command.order_id
         streams: list[str] = []
         certain = True
-        for reservation_id in memory.orders.get(order_id) or ():
-            known = memory.reservations.get(reservation_id)
+        for reservation_id in memory.orders.use(order_id) or ():
+            known = memory.reservations.use(reservation_id)
             if known is None:
                 return Footprint(order_id=order_id, certain=False, complete=False)
             streams += known.streams
-            items = [memory.item(stream) for stream in known.streams]
+            items = [memory.items.use(stream) for stream in known.streams]
             certain = certain and all(item is not None and reservation_id in item.holds for item in items)
         if not streams:
             return Footprint(order_id=order_id, certain=False, complete=False)

@@ -20,9 +20,9 @@ class Loader:
 
     def lacks(self, footprint: Footprint) -> bool:
         """Whether memory misses something that a command with this footprint touches."""
-        memory = self._memory
+        items = self._memory.items
         for stream in footprint.streams:  # a generator would cost more than what it looks up
-            if stream not in memory:
+            if stream not in items:
                 return True
         return not footprint.complete
 
@@ -53,7 +53,7 @@ class Loader:
         """Add what ``work`` needs: under the lock everything that it reads, before only what memory lacks."""
         footprint = work.footprint
         for stream in footprint.streams:
-            if stream not in self._memory:
+            if stream not in self._memory.items:
                 needs.cold.add(stream)
             elif locked:
                 needs.cached[stream] = self._memory.version(stream)
@@ -91,7 +91,7 @@ class Loader:
         """What brings these streams to where the log is."""
         needs = Needs()
         for stream in streams:
-            if stream not in self._memory:
+            if stream not in self._memory.items:
                 needs.cold.add(stream)
             elif not decision.is_current(stream):
                 needs.cached[stream] = self._memory.version(stream)

@@ -6,7 +6,7 @@ header and the places of its holds, so that a later command finds its items with
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import Generic, NamedTuple, TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 from eventsourcing.domain import OriginatorVersionError
@@ -25,41 +25,27 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 
-class Lru(Generic[K, V]):
-    """A mapping of bounded size: the least recently used goes first, when :meth:`trim` is called."""
+class Lru(OrderedDict[K, V]):
+    """A mapping of bounded size: what was least recently put or used goes first, when :meth:`trim` is called."""
 
     def __init__(self, limit: int) -> None:
+        super().__init__()
         self._limit = limit
-        self._entries: OrderedDict[K, V] = OrderedDict()
 
-    def get(self, key: K) -> V | None:
-        value = self._entries.get(key)
+    def use(self, key: K) -> V | None:
+        """The value, which is now the most recently used."""
+        value = self.get(key)
         if value is not None:
-            self._entries.move_to_end(key)
+            self.move_to_end(key)
         return value
 
     def put(self, key: K, value: V) -> None:
-        self._entries[key] = value
-        self._entries.move_to_end(key)
+        self[key] = value
+        self.move_to_end(key)
 
-    def pop(self, key: K) -> V | None:
-        return self._entries.pop(key, None)
-
-    def clear(self) -> None:
-        self._entries.clear()
-
-    def __contains__(self, key: K) -> bool:
-        return key in self._entries
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def trim(self) -> Iterable[K]:
+    def trim(self) -> list[K]:
         """Drop what is over the limit; the keys that went."""
-        gone = []
-        while len(self._entries) > self._limit:
-            gone.append(self._entries.popitem(last=False)[0])
-        return gone
+        return [self.popitem(last=False)[0] for _ in range(len(self) - self._limit)]
 
 
 class KnownReservation(NamedTuple):
@@ -75,7 +61,8 @@ class Memory:
     def __init__(self, mapper: EventMapper, *, items_limit: int, reservations_limit: int, snapshot_every: int) -> None:
         self._mapper = mapper
         self._snapshot_every = snapshot_every
-        self._items: Lru[str, StockItem] = Lru(items_limit)
+        self.items: Lru[str, StockItem] = Lru(items_limit)
+        """Stock items by stream, at version 0 if the log has none."""
         self._snapshot_versions: dict[str, int] = {}
         self._decode_state = msgspec.json.Decoder(StockItemState).decode
         self.reservations: Lru[str, KnownReservation] = Lru(reservations_limit)
@@ -87,36 +74,27 @@ class Memory:
         self.warehouses_changed = 0
         self.unreadable: dict[str, UnreadableEvent] = {}
 
-    def item(self, stream: str) -> StockItem | None:
-        """The item in memory, at version 0 if the log has none; None if it is not in memory."""
-        return self._items.get(stream)
-
-    def __contains__(self, stream: str) -> bool:
-        return stream in self._items
-
     def version(self, stream: str) -> int:
-        """The version in memory of a stream that is in memory."""
-        item = self._items.get(stream)
-        assert item is not None
-        return item.version
+        """The version in memory of an item that is in memory."""
+        return self.items[stream].version
 
     def take_in(self, loaded: Loaded, needs: Needs, *, locked: bool) -> list[str]:
         """Bring memory up to what was loaded; the warehouse streams whose events must be loaded as well.
 
         What was read outside the lock only fills what is missing: it may be older than what is here.
         """
-        present = set() if locked else {stream for stream in needs.cold if stream in self._items}
+        present = set() if locked else {stream for stream in needs.cold if stream in self.items}
         for row in loaded.rows:
             if row.stream not in present:
                 self._take_row(row, fresh=locked or row.stream in needs.cold)
         for sku, codes in loaded.places.items():
             self.places.put(sku, tuple(codes))
-        absent = [stream for stream in needs.cold if stream not in self._items]
+        absent = [stream for stream in needs.cold if stream not in self.items]
         if absent:
             stored = {row.stream for row in loaded.rows}
             for stream in absent:
                 if stream not in stored:  # else it is there and did not fit what was in memory: to be loaded anew
-                    self._items.put(stream, StockItem.unregistered(stream))
+                    self.items.put(stream, StockItem.unregistered(stream))
         for reservation_id, header in loaded.headers.items():
             streams = tuple(f"stock:{hold.sku}@{hold.warehouse}" for hold in loaded.holds[reservation_id])
             self.reservations.put(reservation_id, KnownReservation(header, streams))
@@ -127,12 +105,13 @@ class Memory:
             return []
         return self._note_warehouses(loaded)
 
-    def reservation_made(self, header: ReservationHeader, streams: tuple[str, ...]) -> None:
+    def reservation_made(self, made: KnownReservation) -> None:
         """A reservation of this process is in the log."""
-        self.reservations.put(header.reservation_id, KnownReservation(header, streams))
-        known = self.orders.get(header.order_id) or ()
-        if header.reservation_id not in known:  # a look at the log beside the commit may have found it
-            self.orders.put(header.order_id, (*known, header.reservation_id))
+        reservation_id, order_id = made.header.reservation_id, made.header.order_id
+        self.reservations.put(reservation_id, made)
+        known = self.orders.get(order_id, ())
+        if reservation_id not in known:  # a look at the log beside the commit may have found it
+            self.orders.put(order_id, (*known, reservation_id))
 
     def _note_warehouses(self, loaded: Loaded) -> list[str]:
         missing = []
@@ -162,20 +141,20 @@ class Memory:
                 self._take_event(row, fresh=fresh)
         except OriginatorVersionError:
             # Memory and log disagree about what comes next: the log is right.
-            self._items.pop(stream)
+            self.items.pop(stream, None)
         except Exception as error:  # noqa: BLE001 - an event that cannot be read or folded, whatever it trips over
             # Only decisions about this item suffer: they are refused with the reason, its neighbours go on.
             self.unreadable[stream] = error if isinstance(error, UnreadableEvent) else UnreadableEvent(repr(error))
-            self._items.pop(stream)
+            self.items.pop(stream, None)
 
     def _take_snapshot(self, row: StoredRow) -> None:
-        known = self._items.get(row.stream)
+        known = self.items.use(row.stream)
         if known is None or (known.version < row.version and not known.new_events):
             try:
                 state = self._decode_state(row.state)
             except msgspec.MsgspecError as error:
                 raise UnreadableEvent(f"snapshot of {row.stream}: {error}") from error
-            self._items.put(row.stream, StockItem.from_state(row.stream, row.version, state))
+            self.items.put(row.stream, StockItem.from_state(row.stream, row.version, state))
             self._snapshot_versions[row.stream] = row.version
 
     def _take_event(self, row: StoredRow, *, fresh: bool) -> None:
@@ -183,10 +162,10 @@ class Memory:
         if row.stream.startswith(_WAREHOUSE):
             aggregate = self.warehouses[row.stream.removeprefix(_WAREHOUSE)]
         else:
-            aggregate = self._items.get(row.stream)
+            aggregate = self.items.use(row.stream)
             if aggregate is None and fresh:
                 aggregate = StockItem.unregistered(row.stream)
-                self._items.put(row.stream, aggregate)
+                self.items.put(row.stream, aggregate)
         if aggregate is None or row.version <= aggregate.version or aggregate.new_events:
             return  # known already, or a batch that is committing has changed it: the lock will settle it
         aggregate.evolve(self._mapper.decode(row.topic, row.state))
@@ -194,7 +173,7 @@ class Memory:
 
     def forget(self, stream: str) -> None:
         """Drop an item: it is loaded again when it is needed."""
-        self._items.pop(stream)
+        self.items.pop(stream, None)
         self.unreadable.pop(stream, None)
 
     def snapshots_due(self, items: Iterable[StockItem]) -> list[SnapshotRow]:
@@ -212,7 +191,7 @@ class Memory:
 
     def clear(self) -> None:
         """Forget everything; between batches only."""
-        for entries in (self._items, self.reservations, self.orders, self.places):
+        for entries in (self.items, self.reservations, self.orders, self.places):
             entries.clear()
         self._snapshot_versions.clear()
         self.unreadable.clear()
@@ -221,7 +200,7 @@ class Memory:
 
     def trim(self) -> None:
         """Keep within the limits; between batches only."""
-        for stream in self._items.trim():
+        for stream in self.items.trim():
             self._snapshot_versions.pop(stream, None)
         self.reservations.trim()
         self.orders.trim()

@@ -47,14 +47,14 @@ def memory_of(executor: CommandExecutor) -> dict[str, Any]:
                 item.due_units(item.modified_on + timedelta(hours=1)),
                 [hold.reservation_id for hold in item.due_holds(99, item.modified_on + timedelta(seconds=60))],
             )
-            for stream, item in memory._items._entries.items()
+            for stream, item in memory.items.items()
         },
         "warehouses": {
             code: (warehouse.version, warehouse.details, warehouse.new_events)
             for code, warehouse in memory.warehouses.items()
             if warehouse.version
         },
-        "reservations": dict(memory.reservations._entries),
+        "reservations": dict(memory.reservations),
         "unreadable": memory.unreadable,
     }
 

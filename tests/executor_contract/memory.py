@@ -75,7 +75,7 @@ class Snapshots:
         executor = await cluster.executor()
         await cluster.stock(executor, ("A", "W1", 100))
         store = cluster.store_of(executor)
-        item = executor._memory.item(STREAM)
+        item = executor._memory.items.get(STREAM)
         assert item is not None
         state = msgspec.json.encode(item.to_state())
         for version in (7, 5, 9, 8):

@@ -42,8 +42,7 @@ def test_a_snapshot_under_the_lock_replaces_what_a_slower_read_beside_it_has_put
     memory.take_in(Loaded(NOW, rows=rows_of(item)[:3]), needs, locked=False)
     assert memory.version(STREAM) == 3
     memory.take_in(Loaded(NOW, rows=[snapshot_of(item)]), needs, locked=True)
-    kept = memory.item(STREAM)
-    assert kept is not None
+    kept = memory.items[STREAM]
     assert (kept.version, kept.figures) == (10, item.figures)
 
 
