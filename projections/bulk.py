@@ -5,6 +5,7 @@ A part of the log is a range of stream ids; a process does one part at a time, w
 table. If the process or a server dies, the generation stays under construction and is dropped later.
 """
 
+import asyncio
 import gc
 import os
 import sys
@@ -26,9 +27,11 @@ from psycopg import Copy, sql
 from infra.event_store.append_lock import SCHEMA as LOG_SCHEMA
 from infra.event_store.log_reader import LogRow
 from infra.event_store.mapper import EventMapper, UnreadableEvent
+from projections import bulk_cache
 from projections.batches import DeadLetter, dead_letter, decoded, fold_warehouse_arrival
 from projections.binary import COPY_HEADER, COPY_TRAILER, Table
 from projections.item_fold import ItemFold
+from projections.redis_views import LevelPush
 from projections.tables import (
     HOLDS,
     MOVEMENTS,
@@ -69,6 +72,7 @@ class Part(NamedTuple):
     high: str | None
     head: int
     revision: int
+    cache: bulk_cache.Target | None = None
 
 
 class Filled(NamedTuple):
@@ -77,6 +81,8 @@ class Filled(NamedTuple):
     events: int
     streams: int
     dead_letters: int
+    cached: bool
+    """Whether the cache has it, too."""
 
 
 def fill_part(part: Part) -> Filled:
@@ -92,7 +98,7 @@ def _fill(part: Part, *, careful: bool) -> Filled:
     with ExitStack() as stack:
         log = stack.enter_context(psycopg.connect(part.event_store_url, options=f"-c search_path={LOG_SCHEMA}"))
         tables = {table.name: stack.enter_context(_TableWriter(part, table)) for table in TABLES}
-        filler = _Filler(tables, part.revision, careful=careful)
+        filler = _Filler(tables, part.revision, careful=careful, keeps=part.cache is not None)
         # Closed by hand: a COPY that is left in the middle keeps its connection from ever being closed.
         events = stack.enter_context(closing(_read(log, part)))
         for stream, rows in groupby(events, key=attrgetter("stream")):
@@ -100,7 +106,9 @@ def _fill(part: Part, *, careful: bool) -> Filled:
         for writer in tables.values():
             writer.finish()
         _write_dead_letters(part, filler.dead_letters)
-    return Filled(filler.events, filler.streams, len(filler.dead_letters))
+    # Not before the tables have it: what is put once is not taken back, and the tables may refuse a row.
+    cached = part.cache is not None and asyncio.run(bulk_cache.put(part.cache, filler.levels, filler.warehouses))
+    return Filled(filler.events, filler.streams, len(filler.dead_letters), cached)
 
 
 def _read(log: psycopg.Connection, part: Part) -> Generator[LogRow]:
@@ -165,17 +173,23 @@ class _TableWriter:
 
 
 class _Filler:
-    """Folds streams and writes their rows. ``careful``: nothing is written that a table might refuse."""
+    """Folds streams and writes their rows. ``careful``: nothing is written that a table might refuse.
 
-    def __init__(self, tables: dict[str, _TableWriter], revision: int, *, careful: bool) -> None:
+    ``keeps``: the levels and warehouses are kept as well, for the cache.
+    """
+
+    def __init__(self, tables: dict[str, _TableWriter], revision: int, *, careful: bool, keeps: bool) -> None:
         self._tables = tables
         self._movements = tables[MOVEMENTS.name]
         self._revision = revision
         self._careful = careful
+        self._keeps = keeps
         self._mapper = EventMapper()
         self.events = 0
         self.streams = 0
         self.dead_letters: list[DeadLetter] = []
+        self.levels: list[LevelPush] = []
+        self.warehouses: list[WarehouseRow] = []
 
     def take(self, stream: str, rows: Iterator[LogRow]) -> None:
         """Fold one stream, all of it."""
@@ -227,6 +241,8 @@ class _Filler:
             self._tables[RESERVATIONS.name].write(reservation_row(header))
         for hold in fold.holds.values():
             self._tables[HOLDS.name].write(hold_row(hold))
+        if self._keeps:
+            self.levels.append(bulk_cache.whole_level(level, fold.holds.values()))
 
     def _take_warehouse(self, rows: Iterator[LogRow]) -> None:
         warehouse: WarehouseRow | None = None
@@ -246,6 +262,8 @@ class _Filler:
                 stale = True
         if warehouse is not None:
             self._tables[WAREHOUSES.name].write(warehouse_row(warehouse, self._revision, stale=stale))
+            if self._keeps:
+                self.warehouses.append(warehouse)
 
     def _first_refused(self, rows: list[LogRow]) -> DeadLetter | None:
         """The first of ``rows`` that cannot be folded, or whose event makes a row that no table takes."""

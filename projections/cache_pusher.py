@@ -78,7 +78,6 @@ class CachePusher:
     async def run(self) -> None:
         """Push until :meth:`end`, whatever happens to Redis meanwhile."""
         pause_s = RETRY_S_MIN
-        self._ending = False
         while not self._ending:
             try:
                 rows = await self._connect_rows()

@@ -38,13 +38,18 @@ F = TypeVar("F", bound=Follower)
 
 @dataclass(frozen=True)
 class Servers:
-    """Where the log and the views are: URLs, and a client that is shared. ``partitions`` of a generation that is made."""
+    """Where the log and the views are: URLs, and a client that is shared. ``partitions`` of a generation that is made.
+
+    ``redis_url``: the cache for processes that a rebuild starts; ``None``: it is filled after the tables, by whoever takes
+    the generation over.
+    """
 
     event_store_url: str
     read_model_url: str
     redis: Redis
     connect_timeout_s: float = 5.0
     partitions: int = 1
+    redis_url: str | None = None
 
 
 class LogRestored(Exception):

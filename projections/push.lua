@@ -34,6 +34,11 @@ local function version_of(value)
   return (struct.unpack('<i8', value))
 end
 
+-- Many in one call, but not more than fit onto Lua's stack.
+local function add(due, added)
+  for i = 1, #added, 1000 do redis.call('ZADD', due, unpack(added, i, math.min(i + 999, #added))) end
+end
+
 local behind = {}
 for index, row in ipairs(rows[1]) do
   local sku, warehouse, version, base, removed, added = unpack(row)
@@ -44,14 +49,14 @@ for index, row in ipairs(rows[1]) do
   if base == -1 then
     if stored <= version then
       redis.call('DEL', due)
-      for i = 1, #added, 2 do redis.call('ZADD', due, added[i], added[i + 1]) end
+      add(due, added)
       redis.call('HSET', key, warehouse, value)
     end
   elseif stored == version and version > 0 then
     redis.call('HSET', key, warehouse, value)
   elseif stored == base then
     for i = 1, #removed do redis.call('ZREM', due, removed[i]) end
-    for i = 1, #added, 2 do redis.call('ZADD', due, added[i], added[i + 1]) end
+    add(due, added)
     redis.call('HSET', key, warehouse, value)
   elseif stored < version then
     behind[#behind + 1] = index

@@ -15,7 +15,7 @@ import psycopg
 from psycopg import AsyncConnection, sql
 
 from infra.event_store.log_reader import LogReader
-from projections import generations
+from projections import bulk_cache, generations
 from projections.bulk import Filled, Part, part_bounds
 from projections.generations import Generation
 from projections.lane import Servers
@@ -67,7 +67,6 @@ async def rebuild(
     progress: Progress = _no_progress,
 ) -> Rebuilt:
     """Build a generation from the log, let it catch up, check it, and point the readers to it.
-
     Reads go on all the while. Raises RebuildRunning if another one is under way, and whatever ``verify``
     raises; then the pointer stays where it is and the new generation is dropped.
     """
@@ -81,11 +80,14 @@ async def rebuild(
         head, epoch = await _head(servers)
         generation = await generations.create(connection, epoch, servers.partitions)
         try:
-            filled = await _fill(servers, generation, head, jobs, progress)
+            cache = await _begin_cache(servers, generation)
+            filled = await _fill(servers, generation, head, jobs, cache, progress)
             filled_s = time.monotonic()
             await _index(servers, generation, jobs, progress)
             indexed_s = time.monotonic()
-            await _set_cursor(connection, generation, head)
+            revision = await _set_cursor(connection, generation, head)
+            if cache is not None and all(part.cached for part in filled):
+                await bulk_cache.finish(servers.redis, cache, head, revision)
             generation = await generations.make_live(connection, generation)
             async with following(servers, generation):
                 await _caught_up(servers, generation, progress)
@@ -161,13 +163,26 @@ async def _head(servers: Servers) -> tuple[int, int]:
         await log.close()
 
 
-async def _fill(servers: Servers, generation: Generation, head: int, jobs: int, progress: Progress) -> list[Filled]:
+async def _begin_cache(servers: Servers, generation: Generation) -> bulk_cache.Target | None:
+    if servers.redis_url is None:
+        return None
+    return await bulk_cache.begin(servers.redis, servers.redis_url, generation.redis_prefix, generation.partitions)
+
+
+async def _fill(
+    servers: Servers,
+    generation: Generation,
+    head: int,
+    jobs: int,
+    cache: bulk_cache.Target | None,
+    progress: Progress,
+) -> list[Filled]:
     """Fold the log up to ``head`` into the generation's tables, in ``jobs`` processes."""
     with psycopg.connect(servers.event_store_url) as connection:
         bounds = part_bounds(connection, head, max(1, head // EVENTS_PER_PART))
     revision = time.time_ns() // 1_000
     parts = [
-        Part(servers.event_store_url, servers.read_model_url, generation.schema, low, high, head, revision)
+        Part(servers.event_store_url, servers.read_model_url, generation.schema, low, high, head, revision, cache)
         for low, high in bounds
     ]
     filled: list[Filled] = []
@@ -264,13 +279,16 @@ async def _connect_for_indexing(servers: Servers, generation: Generation) -> Asy
     return await AsyncConnection.connect(servers.read_model_url, autocommit=True, options=options)
 
 
-async def _set_cursor(connection: AsyncConnection, generation: Generation, head: int) -> None:
+async def _set_cursor(connection: AsyncConnection, generation: Generation, head: int) -> int:
+    """Everything up to ``head`` is there; the revision at which it is."""
+    revision = time.time_ns() // 1_000
     await connection.execute(
         sql.SQL("UPDATE {} SET pg_position = %s, pg_revision = %s, reconciled_position = %s").format(
             sql.Identifier(generation.schema, "cursors")
         ),
-        [head, time.time_ns() // 1_000, head],
+        [head, revision, head],
     )
+    return revision
 
 
 async def _caught_up(
@@ -278,7 +296,9 @@ async def _caught_up(
 ) -> None:
     """Wait until both stores have everything up to the head as it is now. Raises Stalled."""
     patience_s = PATIENCE_S if patience_s is None else patience_s
-    begun, _ = await _head(servers)
+    begun, epoch = await _head(servers)
+    if epoch != generation.log_epoch:
+        raise Stalled(f"{generation.schema} is of the log as it was before it was restored")
     seen, seen_s = None, time.monotonic()
     everything = Share.everything(generation.partitions)
     cache = RedisViews(servers.redis, generation.redis_prefix, everything)

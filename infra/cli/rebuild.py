@@ -104,7 +104,9 @@ async def _run(urls: "ServerUrls", wanted: _Wanted) -> dict[str, Any]:
     facts: dict[str, Any] = {}
     async with connect_redis(urls.redis_url) as redis:
         partitions = await _partitions(urls)
-        servers = Servers(urls.event_store_url, urls.read_model_url, redis, partitions=partitions)
+        servers = Servers(
+            urls.event_store_url, urls.read_model_url, redis, partitions=partitions, redis_url=urls.redis_url
+        )
         try:
             if wanted.build:
                 facts |= await _build(servers, urls, wanted.jobs, check=wanted.check)

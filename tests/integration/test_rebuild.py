@@ -2,19 +2,23 @@
 
 import asyncio
 import json
+import logging
 import os
 import subprocess
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from functools import partial
 
 import psycopg
 import pytest
+from redis import from_url as connect_at_once
 from redis.asyncio import Redis
 
 from domain.values import stock_stream
 from infra.event_store.mapper import EventMapper
 from infra.migrations.runner import READ_MODEL, migrate
 from infra.redis import connect_redis
-from projections import bulk, generations
+from projections import bulk, bulk_cache, generations
 from projections import rebuild as rebuild_module
 from projections.bulk import Part
 from projections.dead_letters import RetryTimeout, parked_streams, retry_parked
@@ -26,9 +30,10 @@ from projections.rebuild import Rebuilt, Stalled, WorkerFailed, rebuild, retire,
 from tests.support import STOCKHOLD, eventually_async
 from tests.support_domain import NOW, registered, restocked, returned
 from tests.support_histories import played_seed
-from tests.support_views import LogWriter, Views, read_cache, read_views
+from tests.support_views import Cached, LogWriter, Views, read_cache, read_views
 
 A = stock_stream("A", "W1")
+REFILLED = "the cache was filled"
 OPTIONS = FollowerOptions(poll_s=0.05, reconcile_s=0.05, reconcile_lag_s=0.1)
 
 
@@ -40,7 +45,7 @@ def log(database_url: str) -> LogWriter:
 @pytest.fixture
 async def at(database_url: str, redis_url: str) -> AsyncIterator[Servers]:
     async with connect_redis(redis_url) as redis:
-        yield Servers(database_url, database_url, redis)
+        yield Servers(database_url, database_url, redis, redis_url=redis_url)
 
 
 async def followed(at: Servers) -> tuple[Generation, Views]:
@@ -89,9 +94,17 @@ async def views_of(at: Servers, built: Rebuilt) -> Views:
     return read_views(at.read_model_url, built.generation.schema)
 
 
-async def test_rebuilt_views_are_the_followed_ones(log: LogWriter, at: Servers) -> None:
+async def cache_of(at: Servers, generation: Generation) -> Cached:
+    return await read_cache(at.redis, generation.redis_prefix)
+
+
+async def test_rebuilt_views_are_the_followed_ones(
+    log: LogWriter, at: Servers, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
     log.append(played_seed(3).log)
     first, views = await followed(at)
+    caplog.clear()
     built = await rebuild(at, jobs=2)
     assert built.generation.number == first.number + 1
     assert built.events == len(log.rows())
@@ -99,9 +112,51 @@ async def test_rebuilt_views_are_the_followed_ones(log: LogWriter, at: Servers) 
     assert await views_of(at, built) == views
     assert await current(at) is not None
     assert (await current(at) or first).number == built.generation.number
-    cached = await read_cache(at.redis, built.generation.redis_prefix)
+    cached = await cache_of(at, built.generation)
     assert cached.filled
     assert len(cached.levels) == len(views["stock_levels"])
+    assert cached == await cache_of(at, first)
+    assert REFILLED not in caplog.messages  # it came with the tables
+
+
+async def test_a_cache_that_is_lost_meanwhile_is_filled_from_the_tables(
+    log: LogWriter, at: Servers, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    log.append(played_seed(3).log)
+    first, _ = await followed(at)
+    cached = await cache_of(at, first)
+    caplog.clear()
+    assert at.redis_url is not None
+    connect = partial(connect_at_once, at.redis_url)
+
+    def flushed(step: str, done: int, of: int) -> None:
+        if step == "filling" and done == of:
+            with connect() as redis:
+                redis.flushdb()
+
+    built = await rebuild(at, jobs=2, progress=flushed)
+    assert await cache_of(at, built.generation) == cached
+    assert REFILLED in caplog.messages
+
+
+@pytest.mark.parametrize("who", ["the rebuild", "its processes"])
+async def test_without_a_cache_to_fill_beside_the_tables_it_is_filled_from_them(
+    log: LogWriter, at: Servers, who: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    log.append(played_seed(3).log)
+    first, _ = await followed(at)
+    caplog.clear()
+    nowhere = "redis://127.0.0.1:1/0"
+    if who == "its processes":
+        built = await rebuild(replace(at, redis_url=nowhere), jobs=2)
+    else:
+        async with connect_redis(nowhere) as away:
+            assert await bulk_cache.begin(away, nowhere, "p", 1) is None
+        built = await rebuild(replace(at, redis_url=None), jobs=2)
+    assert await cache_of(at, built.generation) == await cache_of(at, first)
+    assert REFILLED in caplog.messages
 
 
 async def test_many_parts_make_the_same_views(log: LogWriter, at: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,11 +201,12 @@ async def test_poison_is_parked_by_a_rebuild_as_by_the_follower(log: LogWriter, 
     log.warehouse("W2")
     log.append_poison("warehouse:W2", "warehouse.changed", encode(restocked(1).at("warehouse:W2", 2, NOW)))
     log.happened("FINE", "W1", registered(), restocked(1))
-    _, views = await followed(at)
+    first, views = await followed(at)
     assert len(views["dead_letters"]) == 10
     built = await rebuild(at, jobs=1)
     assert built.dead_letters == 10
     assert without_errors(await views_of(at, built)) == without_errors(views)
+    assert await cache_of(at, built.generation) == await cache_of(at, first)
 
 
 async def test_what_happens_meanwhile_is_there(log: LogWriter, at: Servers) -> None:
