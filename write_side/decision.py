@@ -147,13 +147,9 @@ class Decision:
             holds.append(hold)
         return Reservation(header, holds, {(item.sku, item.warehouse): item for item in items})
 
-    def may_exist(self, reservation_id: str, items: Iterable[StockItem]) -> bool:
-        """Whether memory has ever seen this reservation, as one of its own or as a hold of these items."""
-        return (
-            reservation_id in self._made
-            or reservation_id in self._memory.reservations
-            or any(reservation_id in item.holds for item in items)
-        )
+    def knows(self, reservation_id: str) -> bool:
+        """Whether memory has seen this reservation, or this batch has made it."""
+        return reservation_id in self._made or reservation_id in self._memory.reservations
 
     @property
     def on_memory_alone(self) -> bool:

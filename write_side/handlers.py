@@ -156,9 +156,11 @@ class CreateHandler:
         """The reservation of this id. On memory alone None is a guess, which the index refuses if it is wrong."""
         if not decision.on_memory_alone:
             return decision.find_reservation(reservation_id)
-        named = (decision.stock_item(line.sku, line.warehouse) for line in command.lines if line.warehouse is not None)
-        if decision.may_exist(reservation_id, named):
+        if decision.knows(reservation_id):
             raise NotLoaded(reservation_id=reservation_id)
+        for line in command.lines:
+            if line.warehouse is not None and reservation_id in decision.stock_item(line.sku, line.warehouse).holds:
+                raise NotLoaded(reservation_id=reservation_id)
         return None
 
 
