@@ -31,9 +31,10 @@ from write_side.sweeper import Sweeper
 if TYPE_CHECKING:
     from write_side.relay import RelayOptions
 
-_GC_THRESHOLDS = (25_000, 5, 1_000_000)
-"""Cached aggregates live long: a full collection would walk all of them and stall every request meanwhile. What a batch of
-commands makes is gone when it has been answered: looked at before, it would be walked in vain, twice."""
+_GC_YOUNG = (25_000, 5)
+"""What a batch makes is gone when it has been dealt with: looked at before, it would be walked in vain, twice."""
+_GC_FULL = 10
+_GC_FULL_NEVER = 1_000_000
 
 KeepViews = Callable[[Servers, asyncio.Event, Ready, FollowerOptions, Health], Coroutine[Any, Any, None]]
 
@@ -54,7 +55,7 @@ async def run_command_api(settings: Settings) -> None:
     executor = create_executor(settings)
     await executor.start()
     api = create_command_api(executor, settings)
-    settle_memory()
+    settle_memory(caches=True)
     await serve(
         api.app,
         _listener(settings, settings.command_port),
@@ -117,6 +118,7 @@ async def _keep_views(settings: Settings, run: KeepViews) -> None:
             reconcile_lag_s=settings.reconcile_lag_ms / 1000,
             refill_rows=settings.refill_batch,
         )
+        settle_memory()
         await _in_peace(run(servers, stop, works(settings, health), options, health), stop)
 
 
@@ -144,7 +146,7 @@ async def run_intake(settings: Settings) -> None:
         )
         executor = create_executor(settings)
         await executor.start()
-        settle_memory()
+        settle_memory(caches=True)
         try:
             await _in_peace(Intake(executor, store, options, health).run(stop, works(settings, health)), stop)
         finally:
@@ -157,7 +159,7 @@ async def run_intake(settings: Settings) -> None:
 async def run_read_api(settings: Settings) -> None:
     """The read API over the views."""
     async with open_read_api(settings) as api:
-        settle_memory()
+        settle_memory(caches=True)
         await serve(
             api.app,
             _listener(settings, settings.read_port),
@@ -236,6 +238,7 @@ async def run_publisher(settings: Settings) -> None:
     quiet_kafka_loggers()
     stop = asyncio.Event()
     async with monitored(settings) as health:
+        settle_memory()
         await _in_peace(runner.run_publisher(publisher, stop, works(settings, health), health), stop)
 
 
@@ -267,11 +270,15 @@ def _topics(settings: Settings) -> Topics:
     return Topics(settings.kafka_prefix, settings.kafka_partitions)
 
 
-def settle_memory() -> None:
-    """What was loaded at the start stays: the collector need never look at it again."""
+def settle_memory(*, caches: bool = False) -> None:
+    """What was loaded at the start stays: the collector need never look at it again.
+
+    ``caches``: nor at what has grown old since. That is cached aggregates for the most part, all of which it would walk
+    while every request waits.
+    """
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*_GC_THRESHOLDS)
+    gc.set_threshold(*_GC_YOUNG, _GC_FULL_NEVER if caches else _GC_FULL)
 
 
 def _listener(settings: Settings, port: int) -> socket.socket:

@@ -97,7 +97,7 @@ def level_row(level: Level, revision: int) -> Row:
 
 def level_from(row: Row) -> Level:
     """The level of the columns of LEVEL_SELECT."""
-    return Level(**dict(zip(_LEVEL_FIELDS, row, strict=True)))
+    return Level(*row)
 
 
 def policy_row(level: Level, policy: Policy, version: int) -> Row:
@@ -128,10 +128,12 @@ def hold_row(hold: Hold) -> Row:
 
 def hold_from(row: Row) -> Hold:
     """The hold of the columns of HOLD_SELECT; json columns are bytes."""
-    values = dict(zip(_HOLD_FIELDS, row[:-1], strict=True))
-    if values["release_reason"] is not None:
-        values["release_reason"] = ReleaseReason(values["release_reason"])
-    return Hold(**values, shipments=() if row[-1] is None else _shipments.decode(row[-1]))
+    *values, reason, shipments = row
+    return Hold(
+        *values,
+        None if reason is None else ReleaseReason(reason),
+        () if shipments is None else _shipments.decode(shipments),
+    )
 
 
 def movement_row(movement: Movement) -> Row:

@@ -33,7 +33,7 @@ from infra.documents import Buckets, LevelDocument, LevelFacts
 from projections.views.errors import ImpossibleEvent
 
 
-class Level(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+class Level(msgspec.Struct, frozen=True, gc=False):
     """A row of ``stock_levels``, without what the store adds.
 
     ``reserved`` counts due holds until they are released. ``next_due_at`` is never later than the
