@@ -129,11 +129,9 @@ def hold_row(hold: Hold) -> Row:
 def hold_from(row: Row) -> Hold:
     """The hold of the columns of HOLD_SELECT; json columns are bytes."""
     *values, reason, shipments = row
-    return Hold(
-        *values,
-        None if reason is None else ReleaseReason(reason),
-        () if shipments is None else _shipments.decode(shipments),
-    )
+    values.append(None if reason is None else ReleaseReason(reason))
+    values.append(() if shipments is None else _shipments.decode(shipments))
+    return Hold(*values)
 
 
 def movement_row(movement: Movement) -> Row:
