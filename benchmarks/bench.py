@@ -2,7 +2,6 @@
 
 import secrets
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Self
@@ -14,6 +13,7 @@ from benchmarks.items import WAREHOUSES, Items, warehouse_code
 from benchmarks.load.plan import LoadResult, Plan, Stream
 from benchmarks.load.process import RunningLoad, run_load
 from benchmarks.load.requests import Availability, Requests, Restock
+from benchmarks.log import log_end, wait_until_passed
 from benchmarks.measure import Round
 from benchmarks.opponents.pgbench import Pgbench
 from benchmarks.options import Options, StackFacts
@@ -22,7 +22,6 @@ from benchmarks.stack import WHOLE, Parts, Stack
 
 ENDLESS_STOCK = 1_000_000_000
 _SETUP_USERS = 64
-_VISIBLE_S_MAX, _POLL_S = 120.0, 0.1
 _OK, _CREATED = 200, 201
 
 
@@ -109,15 +108,11 @@ class Bench:
         client.close()
         return status == _CREATED
 
-    def wait_until_visible(self, items: Items) -> None:
-        """Until the read API knows the last of the items. Raises BenchFailedError after two minutes."""
+    def wait_for_views(self) -> None:
+        """Until the views have all that is in the log now. Raises BenchFailedError."""
         self.say("waiting for the views")
-        client, deadline = Client(self.read_url), time.monotonic() + _VISIBLE_S_MAX
-        while client.call("GET", f"/v1/availability/{items.sku(items.count - 1)}")[0] != _OK:
-            if time.monotonic() > deadline:
-                raise BenchFailedError(f"the views did not show the stock within {_VISIBLE_S_MAX:.0f} s")
-            time.sleep(_POLL_S)
-        client.close()
+        log = self.facts.event_store_url
+        wait_until_passed(self.facts.read_model_url or log, log_end(log).head)
 
     def _create_warehouses(self) -> None:
         client = Client(self.command_url)

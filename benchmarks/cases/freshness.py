@@ -39,7 +39,7 @@ def p2k_freshness(bench: Bench) -> list[CaseResult]:
 def _freshness(bench: Bench, case: str, parts: Parts) -> CaseResult:
     bench.use_stack(parts)
     items, probes = bench.cold_items(), bench.stocked(Items(bench.fresh_name(), 0, _PROBE_ITEMS))
-    bench.wait_until_visible(probes)
+    bench.wait_for_views()
     seconds = max(_SECONDS_MIN, bench.options.seconds)
     with bench.start_load(bench.stream(Reserve(items)), users=_USERS, seconds=seconds, rate=_RATE) as load:
         polled, asked = _probe(bench, probes, seconds - 1)

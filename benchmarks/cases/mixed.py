@@ -20,7 +20,7 @@ def w7_mixed(bench: Bench) -> list[CaseResult]:
     """Eighty percent reads of availability, twenty percent reservations, from the same users."""
     bench.use_stack()
     items = bench.cold_items()
-    bench.wait_until_visible(items)
+    bench.wait_for_views()
     meter = CpuMeter.of(bench.facts)
     reads = bench.stream(Availability(items), "reads", weight=_READS, markers={"redis": '"source":"redis"'})
     writes = bench.stream(Reserve(items), "writes", weight=_WRITES)
@@ -54,7 +54,7 @@ def floors(bench: Bench) -> list[CaseResult]:
     """What the service's own requirements name. "Sustained" counts the time until the views have it all, too."""
     bench.use_stack()
     items = bench.cold_items()
-    bench.wait_until_visible(items)
+    bench.wait_for_views()
     reservations = _sustained(bench, "reservations", Reserve(items))
     changes = _sustained(bench, "stock changes", OrderLife(items))
     hot = bench.round(Reserve(bench.stocked(HOT)), HOT_USERS)

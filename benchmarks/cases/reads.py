@@ -111,7 +111,7 @@ def r3_replay(bench: Bench) -> list[CaseResult]:
 
 def _visible(bench: Bench) -> Items:
     items = bench.cold_items()
-    bench.wait_until_visible(items)
+    bench.wait_for_views()
     return items
 
 

@@ -36,7 +36,7 @@ def _rebuild_case(bench: Bench, case: str, parts: Parts) -> list[CaseResult]:
     if bench.options.full and (missing := _FULL_EVENTS - log_end(facts.event_store_url).events) > 0:
         bench.say(f"adding {missing:,} events to the log")
         bench.finish("events", ReserveBatch(items, _BATCH, requests=-(-missing // _BATCH)), _MAKERS)
-    bench.wait_until_visible(items)
+    bench.wait_for_views()
     events, meter = log_end(facts.event_store_url).events, CpuMeter.of(facts)
     stream = bench.stream(Availability(items))
     with bench.start_load(stream, users=_READERS, seconds=_REBUILD_S_MAX, rate=_READ_RATE) as readers:
