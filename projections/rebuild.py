@@ -5,8 +5,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final
 
@@ -75,13 +75,17 @@ async def rebuild(
     async with (
         await generations.connect(servers.read_model_url) as connection,
         generations.changing_generations(connection),
+        AsyncExitStack() as started,
     ):
+        # First of all, because they take longer to start than everything before they are needed.
+        workers = [await started.enter_async_context(_worker()) for _ in range(jobs)]
         await generations.drop_orphans(connection, servers.redis)
         head, epoch = await _head(servers)
         generation = await generations.create(connection, epoch, servers.partitions)
         try:
             cache = await _begin_cache(servers, generation)
-            filled = await _fill(servers, generation, head, jobs, cache, progress)
+            filled = await _fill(servers, generation, head, workers, cache, progress)
+            await started.aclose()
             filled_s = time.monotonic()
             await _index(servers, generation, jobs, progress)
             indexed_s = time.monotonic()
@@ -173,11 +177,11 @@ async def _fill(
     servers: Servers,
     generation: Generation,
     head: int,
-    jobs: int,
+    workers: Sequence["_Worker"],
     cache: bulk_cache.Target | None,
     progress: Progress,
 ) -> list[Filled]:
-    """Fold the log up to ``head`` into the generation's tables, in ``jobs`` processes."""
+    """Fold the log up to ``head`` into the generation's tables, and into its cache."""
     with psycopg.connect(servers.event_store_url) as connection:
         bounds = part_bounds(connection, head, max(1, head // EVENTS_PER_PART))
     revision = time.time_ns() // 1_000
@@ -188,20 +192,19 @@ async def _fill(
     filled: list[Filled] = []
     waiting = iter(parts)
 
-    async def work() -> None:
-        async with _worker() as worker:
-            for part in waiting:
-                filled.append(await worker.fill(part))
-                progress("filling", sum(each.events for each in filled), head)
+    async def work(worker: _Worker) -> None:
+        for part in waiting:
+            filled.append(await worker.fill(part))
+            progress("filling", sum(each.events for each in filled), head)
 
     progress("filling", 0, head)
-    workers = [asyncio.ensure_future(work()) for _ in range(min(jobs, len(parts)))]
+    working = [asyncio.ensure_future(work(worker)) for worker in workers]
     try:
-        await asyncio.gather(*workers)
+        await asyncio.gather(*working)
     finally:
-        for worker in workers:  # the first that fails ends them all
-            worker.cancel()
-        await asyncio.gather(*workers, return_exceptions=True)
+        for task in working:  # the first that fails ends them all
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
     return filled
 
 
