@@ -450,14 +450,9 @@ class StockItem(Aggregate):
 
     def accept(self, count: int | None = None) -> None:
         """The first ``count`` new events (None: all) are in the log: forget how to undo them."""
-        if count is None or count == len(self.new_events):
-            self.new_events.clear()
-            self._undo.clear()
-        else:
-            del self.new_events[:count]
-            del self._undo[:count]
-        if self.changed_holds:
-            self.changed_holds.clear()
+        del self.new_events[:count]
+        del self._undo[:count]
+        self.changed_holds.clear()
 
     def undo(self, count: int | None = None) -> None:
         """The last ``count`` new events (None: all) will not reach the log: go back to before them."""

@@ -49,7 +49,7 @@ async def begin(redis: Redis, redis_url: str, prefix: str, partitions: int) -> T
     try:
         await _views(redis, target).begin_refill(target.token)
     except AWAY as error:
-        logger.warning("the cache is not filled beside the tables", extra={"error": str(error)})
+        _say(error)
         return None
     return target
 
@@ -63,7 +63,7 @@ async def put(target: Target, levels: Sequence[LevelPush], warehouses: Sequence[
                 await views.put(levels[first : first + LEVELS_AT_ONCE], (), target.token)
             await views.put((), warehouses, target.token)
         except (*AWAY, NotFilled) as error:
-            logger.warning("the cache is not filled beside the tables", extra={"error": repr(error)})
+            _say(error)
             return False
     return True
 
@@ -73,8 +73,12 @@ async def finish(redis: Redis, target: Target, position: int, revision: int) -> 
     try:
         await _views(redis, target).mark(position, revision, target.token)
     except (*AWAY, NotFilled) as error:
-        logger.warning("the cache is not filled beside the tables", extra={"error": repr(error)})
+        _say(error)
 
 
 def _views(redis: Redis, target: Target) -> RedisViews:
     return RedisViews(redis, target.prefix, Share.everything(target.partitions))
+
+
+def _say(error: Exception) -> None:
+    logger.warning("the cache is not filled beside the tables", extra={"error": repr(error)})

@@ -91,12 +91,13 @@ class Pgbench:
 
         A run that was over before any of its clients had begun is no measurement, and is made once more, twice as long.
         """
-        while seconds <= _SECONDS_MAX:
+        while True:
             measured = self._measure(script, clients, seconds)
             if measured.transactions_per_second:
                 return measured
+            if seconds >= _SECONDS_MAX:
+                raise PgbenchError(f"no client of {script} got a transaction done within {seconds:g} s")
             seconds *= 2
-        raise PgbenchError(f"no client of {script} got a transaction done within {seconds / 2:g} s")
 
     def _measure(self, script: str, clients: int, seconds: float) -> PgbenchRound:
         with (

@@ -7,6 +7,7 @@ import psycopg
 import pytest
 
 from benchmarks.errors import PgbenchError
+from benchmarks.opponents import pgbench
 from benchmarks.opponents.pgbench import Pgbench
 from infra.embedded.servers import ServerUrls, embedded_servers
 
@@ -37,6 +38,15 @@ def test_each_script_does_what_it_says(durable: ServerUrls) -> None:
             assert movements == reserved == lines * reservations
             assert none_short
             assert (touched == 1) == (script == "hot")
+
+
+def test_a_round_may_be_longer_than_those_that_are_made_again(
+    durable: ServerUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pgbench, "_SECONDS_MAX", 0.5)
+    with Pgbench(durable.event_store_url, products=1) as opponent:
+        opponent.refill()
+        assert opponent.round("hot", clients=1, seconds=1).transactions_per_second > 0
 
 
 def test_it_leaves_no_database_behind(durable: ServerUrls) -> None:
