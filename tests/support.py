@@ -1,6 +1,7 @@
 """Helpers that tests of every tier share: waiting for a condition, and a whole stack."""
 
 import asyncio
+import gc
 import inspect
 import json
 import os
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -73,6 +75,30 @@ def _name(condition: Callable[..., object]) -> str:
 
 def _message(what: str, timeout_s: float, value: object, problem: AssertionError | None) -> str:
     return f"not within {timeout_s:g} s: {what} (last: {problem if problem is not None else value!r})"
+
+
+OURS = ("domain.", "write_side.", "projections.", "read_api.", "infra.")
+
+
+@contextmanager
+def nothing_for_the_collector() -> Iterator[None]:
+    """AssertionError if what was done inside left cycles of our own objects behind.
+
+    A process with caches never looks twice at what was there when it looked (decision 13): a cycle that is alive
+    then is a leak for ever.
+    """
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        gc.collect()
+        left = Counter(type(each).__qualname__ for each in gc.garbage if type(each).__module__.startswith(OURS))
+    finally:
+        gc.set_debug(0)
+        gc.garbage.clear()
+        gc.enable()
+    assert not left, f"cycles that only the collector frees: {dict(left)}"
 
 
 def is_running(pid: int) -> bool:

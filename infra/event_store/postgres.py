@@ -406,6 +406,8 @@ async def _answered(sent: Awaitable[list[PGresult]]) -> list[PGresult]:
         raise StoreUnavailable(str(error)) from error
     except StatementFailed as error:
         raise _in_port_terms(error) from error
+    finally:
+        del sent  # it holds the error, whose traceback holds this frame
 
 
 UNIQUE_VIOLATION, LOCK_NOT_AVAILABLE, STALE, LATE, ORDER_GREW = "23505", "55P03", "SH409", "SH408", "SH410"

@@ -8,7 +8,7 @@ import pytest
 
 from domain.commands import PutWarehouse
 from infra.event_store.port import StoreUnavailable
-from tests.support import eventually_async
+from tests.support import eventually_async, nothing_for_the_collector
 from tests.support_audit import audit, check_index
 from tests.support_intake import SOURCE, Desk, about, cloud_event, placed, received
 from tests.support_write_side import Cluster, MemoryDatabase, PostgresDatabase, ask, order
@@ -86,6 +86,15 @@ async def test_a_whole_life_in_one_batch_in_any_order(office: Office) -> None:
     assert office.statuses() == {"o1": "RETURNED"}
     assert desk.shelf.said() == []
     assert await office.waiting() == []
+
+
+async def test_what_is_settled_is_gone_without_the_collector(office: Office) -> None:
+    desk = await office.desk()
+    await desk.hand(placed("o0", ("A", 1)))
+    with nothing_for_the_collector():
+        await desk.hand(about("payment.authorized", "o2"), placed("o1", ("A", 1)), placed("o3", ("A", 1_000_000)))
+        await desk.hand(placed("o2", ("A", 1)), about("order.cancelled", "o1"), placed("o1", ("A", 1)))
+    assert office.statuses() == {"o0": "ACTIVE", "o1": "RELEASED", "o2": "COMMITTED"}
 
 
 async def test_one_by_one_in_the_wrong_order(office: Office) -> None:

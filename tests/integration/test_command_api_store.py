@@ -12,7 +12,7 @@ from infra.bootstrap import create_executor
 from infra.settings import Settings
 from tests.command_api import Api as AnyApi
 from tests.command_api import Reply, command_api
-from tests.support import eventually_async
+from tests.support import eventually_async, nothing_for_the_collector
 from write_side.executor import CommandExecutor
 
 Api = AnyApi[CommandExecutor]
@@ -60,6 +60,27 @@ async def test_a_warehouse_is_made_once_and_changed_often(api: Api):
     assert (changed.status, changed.json["name"], changed.json["priority"]) == (200, "Frankfurt", 1)
     reply = await put(api, "/v1/warehouses/FRA1", {}, if_none_match="*")
     assert (reply.status, reply.code) == (412, "version-mismatch")
+
+
+async def test_what_is_answered_is_gone_without_the_collector(api: Api):
+    await stocked(api)
+    assert (await post(api, "/v1/reservations", order("r0"))).status == 201
+    with nothing_for_the_collector():
+        batch = [order("r1"), order("r2", 100), {"lines": []}]
+        assert (await post(api, "/v1/reservations:batch", {"reservations": batch})).status == 200
+        for target, body, status in (
+            ("/v1/reservations", order("r3"), 201),
+            ("/v1/reservations", order("r3", 2), 409),
+            ("/v1/reservations", {"lines": 1}, 422),
+            ("/v1/reservations/r3/commit", None, 200),
+            ("/v1/reservations/r0/commit", None, 200),
+            ("/v1/reservations/r9/commit", None, 404),
+            ("/v1/stock/A/FRA1/adjust", {"delta": 5, "reason": "FOUND"}, 200),
+            ("/v1/stock/B/FRA1/restock", {"quantity": 5}, 200),
+        ):
+            reply = await post(api, target, body, idempotency_key=f"{target} {body}")
+            assert (target, reply.status) == (target, status)
+            assert (await post(api, target, body, idempotency_key=f"{target} {body}")).status == status
 
 
 async def test_stock_goes_where_there_is_a_warehouse(api: Api):

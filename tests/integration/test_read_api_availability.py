@@ -3,6 +3,7 @@
 import pytest
 
 from tests.command_api import Reply
+from tests.support import nothing_for_the_collector
 from tests.support_read_api import read_rig
 
 MUNICH = {"latitude": 48.137, "longitude": 11.575}
@@ -46,6 +47,26 @@ async def test_a_warehouse_that_closes_takes_its_stock_along(world):
     await world.show()
     found = await world.read("/v1/availability/A?quantity=1")
     assert (found["available"], found["status"], found["can_fulfil"]) == (0, "OUT_OF_STOCK", False)
+
+
+async def test_what_is_answered_is_gone_without_the_collector(world):
+    world.shop.stocked("A", "W1", 5)
+    world.shop.create("r-1", [("A", 3, "W1")])
+    await world.show()
+    await world.read("/v1/availability/A")
+    with nothing_for_the_collector():
+        for target, status in (
+            ("/v1/availability/A", 200),
+            ("/v1/availability?sku=A&sku=B", 200),
+            ("/v1/availability/B", 404),
+            ("/v1/availability/A?quantity=x", 422),
+            ("/v1/reservations/r-1", 200),
+            ("/v1/reservations?order_id=r-1", 200),
+            ("/v1/stock/A/W1", 200),
+            ("/v1/nowhere", 404),
+        ):
+            for plain in (False, True):
+                assert (target, (await world.ask("GET", target, plain=plain)).status) == (target, status)
 
 
 async def test_an_unknown_sku_is_404_alone_and_a_fact_among_others(world):

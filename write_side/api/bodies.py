@@ -138,7 +138,7 @@ def _read_item(item: bytes) -> Command | InvalidRequest:
     try:
         return _create.read({}, item)
     except InvalidRequest as error:
-        return error
+        return InvalidRequest(error.errors)  # one without a traceback, which would hold whoever holds it
 
 
 # Paths -----------------------------------------------------------------------------------------------

@@ -54,7 +54,7 @@ class Lanes:
         if self._closed:
             return
         try:
-            self._executor.submit(errand.submission)
+            self._executor.submit(errand.submission())
         except Overloaded:
             self.send_later(errand)
 
@@ -94,14 +94,19 @@ _NONE: Final = Answer(0, b"")
 class _Errand:
     """One message, until its answer is sure."""
 
-    __slots__ = ("_lanes", "_number", "_visit", "lane", "submission")
+    __slots__ = ("_lanes", "_message", "_number", "_visit", "lane")
 
     def __init__(self, lanes: Lanes, message: Message, visit: _Visit, number: int) -> None:
         self._lanes = lanes
+        self._message = message
         self._visit = visit
         self._number = number
         self.lane = message.lane
-        self.submission = Submission(
+
+    def submission(self) -> Submission:
+        """What is submitted, anew each time: kept here it would be a cycle, for it names who is answered."""
+        message = self._message
+        return Submission(
             message.command,
             message.digest,
             message.id,
