@@ -74,7 +74,7 @@ class ScriptedExecutor:
             digest, outcome = self.recorded[place]
             if digest != submission.digest:
                 return Answer(*problem("idempotency-key-reused", "another request had this key"))
-            return outcome._replace(replayed=True)
+            return msgspec.structs.replace(outcome, replayed=True)
         outcome = self.script(submission)
         if outcome.status < 500:
             self.recorded[place] = (submission.digest, outcome)

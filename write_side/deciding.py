@@ -3,6 +3,8 @@
 import logging
 from dataclasses import dataclass, field
 
+import msgspec
+
 from domain.commands import Command
 from domain.errors import DomainError, IdempotencyKeyReused, SweepNeeded
 from domain.events import Origin
@@ -21,8 +23,7 @@ UNAVAILABLE = Answer(*problem("unavailable", "the outcome is unknown: ask again 
 INTERNAL = Answer(*problem("internal", "the command could not be decided; nothing was changed"))
 
 
-@dataclass(slots=True, eq=False)
-class Work:
+class Work(msgspec.Struct, eq=False, gc=False):
     """A submission on its way."""
 
     submission: Submission

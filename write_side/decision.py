@@ -4,8 +4,9 @@ A handler has no way to reach a connection: it sees aggregates, reservations and
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from datetime import datetime
+
+import msgspec
 
 from domain.aggregate import Aggregate
 from domain.commands import Command
@@ -32,8 +33,7 @@ class NotLoaded(Exception):
         self.order_id = order_id
 
 
-@dataclass(slots=True, eq=False)
-class _Touched:
+class _Touched(msgspec.Struct, eq=False, gc=False):
     """An aggregate that a batch has looked at, at version ``read_at``; ``own``: events of the batch that were collected."""
 
     aggregate: Aggregate
@@ -133,8 +133,7 @@ class Decision:
             if self._loaded is None:
                 raise NotLoaded(reservation_id=reservation_id)
             return None
-        header, streams = known
-        items = [self._item(stream) for stream in streams]
+        items = [self._item(stream) for stream in known.streams]
         rows = () if self._loaded is None else tuple(self._loaded.holds.get(reservation_id, ()))
         by_place = {(hold.sku, hold.warehouse): hold for hold in rows}
         holds = []
@@ -145,7 +144,7 @@ class Decision:
             if hold is None:
                 raise NotLoaded(reservation_id=reservation_id)
             holds.append(hold)
-        return Reservation(header, holds, {(item.sku, item.warehouse): item for item in items})
+        return Reservation(known.header, holds, {(item.sku, item.warehouse): item for item in items})
 
     def knows(self, reservation_id: str) -> bool:
         """Whether memory has seen this reservation, or this batch has made it."""

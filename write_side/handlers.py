@@ -6,7 +6,7 @@ A handler says what its command touches (so that it can be loaded) and decides i
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 from msgspec import UNSET
@@ -77,7 +77,7 @@ Result = tuple[int, Document]
 C_contra = TypeVar("C_contra", bound=Command, contravariant=True)
 
 
-class Footprint(NamedTuple):
+class Footprint(msgspec.Struct, frozen=True, gc=False):
     """What must be loaded before a command can be decided.
 
     ``certain``: memory alone may decide it, nothing is looked up that only the log's lock can settle.

@@ -6,7 +6,7 @@ header and the places of its holds, so that a later command finds its items with
 
 from collections import OrderedDict
 from collections.abc import Iterable
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import msgspec
 from eventsourcing.domain import OriginatorVersionError
@@ -48,7 +48,7 @@ class Lru(OrderedDict[K, V]):
         return [self.popitem(last=False)[0] for _ in range(len(self) - self._limit)]
 
 
-class KnownReservation(NamedTuple):
+class KnownReservation(msgspec.Struct, frozen=True, gc=False):
     """What never changes of a reservation: its header, and where its holds are, in their order."""
 
     header: ReservationHeader

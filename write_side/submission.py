@@ -1,9 +1,8 @@
 """What a door hands to the executor, and what it gets back: the same for HTTP, the intake and the sweeper."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Final, NamedTuple
+from typing import Final
 
 import msgspec
 from msgspec.structs import replace
@@ -17,7 +16,7 @@ ANONYMOUS: Final = "anonymous"
 _encode = msgspec.json.Encoder(order="deterministic", decimal_format="string").encode
 
 
-class Answer(NamedTuple):
+class Answer(msgspec.Struct, frozen=True, gc=False):
     """The outcome of a command: HTTP status, JSON body (a document, or a problem from 400 on).
 
     ``replayed`` says that it was recorded under the command's idempotency key before. ``premature``: refused, and
@@ -30,8 +29,7 @@ class Answer(NamedTuple):
     premature: bool = False
 
 
-@dataclass(slots=True, eq=False)
-class Submission:
+class Submission(msgspec.Struct, eq=False):
     """A command on its way into the executor.
 
     ``answer`` is called once, in the event loop, after the commit (or with a 503 `unavailable` when the

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from domain.hold import Hold
 from domain.reservation import ReservationHeader
 
@@ -44,7 +46,7 @@ class LockTimeout(StoreError):
     """The append lock was not to be had in time: nothing was appended."""
 
 
-class StoredRow(NamedTuple):
+class StoredRow(msgspec.Struct, frozen=True, gc=False):
     """An event as it is stored. ``topic`` empty: a snapshot, its ``state`` that of the aggregate at ``version``."""
 
     stream: str
@@ -53,7 +55,7 @@ class StoredRow(NamedTuple):
     state: bytes
 
 
-class Outcome(NamedTuple):
+class Outcome(msgspec.Struct, frozen=True, gc=False):
     """A recorded outcome of a decision under (scope, key)."""
 
     scope: str

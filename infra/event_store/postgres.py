@@ -338,24 +338,13 @@ _TAKE = {
 def _write_calls(writes: Writes) -> list[Call]:
     calls = []
     if writes.events:
-        ids, versions, topics, states = zip(*writes.events, strict=True)
-        events = (wire.text_array(ids), wire.int8_array(versions), wire.text_array(topics), wire.bytea_array(states))
-        calls.append(Call(sql.APPEND_EVENTS, events))
+        calls.append(Call(sql.APPEND_EVENTS, _event_params(writes.events)))
     if writes.headers:
         calls.append(Call(sql.APPEND_HEADERS, _header_params(writes.headers)))
     if writes.holds:
         calls.append(Call(sql.PUT_HOLDS, _hold_params(writes.holds)))
     if writes.outcomes:
-        scopes, keys, digests, statuses, bodies = zip(*writes.outcomes, strict=True)
-        outcomes = (
-            wire.text_array(scopes),
-            wire.text_array(keys),
-            wire.bytea_array(digests),
-            wire.int2_array(statuses),
-            wire.bytea_array(bodies),
-            wire.timestamptz(writes.now),
-        )
-        calls.append(Call(sql.APPEND_OUTCOMES, outcomes))
+        calls.append(Call(sql.APPEND_OUTCOMES, (*_outcome_params(writes.outcomes), wire.timestamptz(writes.now))))
     if writes.items:
         skus, warehouses = zip(*writes.items, strict=True)
         calls.append(Call(sql.PUT_ITEMS, (wire.text_array(skus), wire.text_array(warehouses))))
@@ -372,6 +361,25 @@ def _write_calls(writes: Writes) -> list[Call]:
         )
         calls.append(Call(sql.APPEND_REFUSALS, refusals))
     return calls
+
+
+def _event_params(rows: Sequence[StoredRow]) -> tuple[bytes, ...]:
+    return (
+        wire.text_array([row.stream for row in rows]),
+        wire.int8_array([row.version for row in rows]),
+        wire.text_array([row.topic for row in rows]),
+        wire.bytea_array([row.state for row in rows]),
+    )
+
+
+def _outcome_params(outcomes: Sequence[Outcome]) -> tuple[bytes, ...]:
+    return (
+        wire.text_array([outcome.scope for outcome in outcomes]),
+        wire.text_array([outcome.key for outcome in outcomes]),
+        wire.bytea_array([outcome.digest for outcome in outcomes]),
+        wire.int2_array([outcome.status for outcome in outcomes]),
+        wire.bytea_array([outcome.body for outcome in outcomes]),
+    )
 
 
 def _header_params(headers: Sequence[ReservationHeader]) -> tuple[bytes, ...]:

@@ -3,6 +3,7 @@
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from domain.commands import CreateReservation, Line, Restock
 from tests.support import eventually_async
@@ -45,7 +46,7 @@ class Batches:
         again = post(executor, anonymous(sku="A", quantity=1), "taken")
         gate.set()
         new, repeated = await gather_answers([first, again])
-        assert (new.status, repeated) == (201, answered._replace(replayed=True))
+        assert (new.status, repeated) == (201, replace(answered, replayed=True))
         assert cluster.topics("stock:A@W1").count("reserved") == 2
 
     async def test_a_reservation_that_exists_is_found_though_it_was_asked_for_while_the_lock_was_waited_for(

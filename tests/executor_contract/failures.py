@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import astuple
 
 from domain.commands import (
     Command,
@@ -332,7 +333,7 @@ class UnreadableEvents:
         executor = await cluster.executor()
         command = order("r1", ("BAD", 10, "W1"))
         assert code_of(await ask(executor, command, "k1")) == "internal"
-        cluster.database.spoil(*row)
+        cluster.database.spoil(*astuple(row))
         assert (await ask(executor, command, "k1")).status == 201
 
     async def test_a_warehouse_that_cannot_be_read_takes_no_decisions(self, cluster: Cluster) -> None:

@@ -69,10 +69,14 @@ class Verdict(NamedTuple):
         return self.end is End.DONE and not self.code
 
 
+_APPLIED: Final = Verdict(End.DONE, "applied")
+_REPLAYED: Final = Verdict(End.DONE, "replayed")
+
+
 def judge(message: Message, answer: Answer) -> Verdict:
     """What ``answer`` means for ``message``."""
     if answer.status < _REFUSED:
-        return Verdict(End.DONE, "replayed" if answer.replayed else "applied")
+        return _REPLAYED if answer.replayed else _APPLIED
     code, detail = msgspec.structs.astuple(_decode_problem(answer.body))
     if answer.premature or answer.status >= _FAILED:
         return Verdict(End.WAITS, "waiting", code, detail)

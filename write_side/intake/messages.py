@@ -160,8 +160,7 @@ class Unreadable(Exception):
         self.name = name
 
 
-@dataclass(slots=True, eq=False)
-class Message:
+class Message(msgspec.Struct, eq=False, gc=False):
     """A message that was understood. ``order_id``: whose messages wake it; of a shipment that names a reservation alone
     that one's id, for most orders have one reservation, of the same id.
     """
