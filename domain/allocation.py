@@ -169,7 +169,8 @@ class Allocation:
         return distance_km(ship_to, Coordinates(details.latitude, details.longitude))
 
     def _free(self, item: StockItem) -> int:
-        return item.promisable(self._now) - self.taken.get(item.id, 0)
+        free = item.promisable(self._now)
+        return free - self.taken.get(item.id, 0) if self.taken else free
 
     def _amount(self, wanted: int, free: int) -> int:
         if wanted <= free:
@@ -178,8 +179,9 @@ class Allocation:
 
     def _take(self, item: StockItem, quantity: int) -> None:
         if quantity:
-            self.items[item.id] = item
-            self.taken[item.id] = self.taken.get(item.id, 0) + quantity
+            stream = item.id
+            self.items[stream] = item
+            self.taken[stream] = self.taken.get(stream, 0) + quantity
 
     def _choose(self, sku: str, item: StockItem, quantity: int, free: int) -> None:
         if quantity:

@@ -1,6 +1,7 @@
 """A command over several stock items is several events: which part of it each one is."""
 
 from collections.abc import Sequence
+from itertools import starmap
 
 import msgspec
 
@@ -21,8 +22,10 @@ WHOLE = Part()
 
 def parts_of(moves: Sequence[tuple[str, str, int]]) -> list[Part]:
     """The parts of a command that moves these (sku, warehouse, quantity): the first one names them all."""
+    if not moves:
+        return []
     of = len(moves)
-    parts = [Part(number, of) for number in range(1, of + 1)]
-    if parts:
-        parts[0] = Part(1, of, tuple([Allocated(*move) for move in moves]))
+    parts = [Part(1, of, tuple(starmap(Allocated, moves)))]
+    if of > 1:
+        parts += [Part(number, of) for number in range(2, of + 1)]
     return parts

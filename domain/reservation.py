@@ -5,7 +5,7 @@ stock item that it is of. Every decision here first plans (all checks of all its
 triggers, which cannot fail.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime, timedelta
 
 import msgspec
@@ -156,47 +156,45 @@ def create(
     lines = merge_lines(command.lines)
     allocation = Allocation(stock, command.allocation, now)
     allocation.allocate(lines)
-    items, units = list(allocation.items.values()), list(allocation.taken.values())
-    due = [item.due_for(quantity, now, MAX_RELEASES) for item, quantity in zip(items, units, strict=True)]
-    request = ReservationRequest(
-        lines, digest, command.customer_ref, tuple(allocation.shortages), tuple(allocation.choices)
+    planned, moves = [], []
+    for item, quantity in zip(allocation.items.values(), allocation.taken.values(), strict=True):
+        planned.append((item, quantity, item.due_for(quantity, now, MAX_RELEASES)))
+        moves.append((item.sku, item.warehouse, quantity))
+    shortages = tuple(allocation.shortages)
+    request: ReservationRequest | None = ReservationRequest(
+        lines, digest, command.customer_ref, shortages, tuple(allocation.choices)
     )
-    expires_at = _expiry(command, items, now)
-    parts = parts_of([(item.sku, item.warehouse, quantity) for item, quantity in zip(items, units, strict=True)])
-    for item, quantity, expired, part in zip(items, units, due, parts, strict=True):
-        _expire(item, expired, origin, now, new_command_id)
-        item.reserve(
-            reservation_id,
-            command.order_id,
-            quantity,
-            expires_at,
-            command.kind,
-            origin,
-            now,
-            part,
-            request if part.number == 1 else None,
-        )
+    expires_at = _expiry(command, allocation.items.values(), now)
+    holds, items = [], {}
+    for (item, quantity, expired), part in zip(planned, parts_of(moves), strict=True):
+        if expired:
+            _expire(item, expired, origin, now, new_command_id)
+        item.reserve(reservation_id, command.order_id, quantity, expires_at, command.kind, origin, now, part, request)
+        request = None  # part 1 says it for all
+        holds.append(item.holds[reservation_id])
+        items[item.sku, item.warehouse] = item
     header = ReservationHeader(
         reservation_id=reservation_id,
         order_id=command.order_id,
         kind=command.kind,
         customer_ref=command.customer_ref,
         lines=lines,
-        shortages=request.shortages,
-        created_at=items[0].modified_on,
+        shortages=shortages,
+        created_at=planned[0][0].modified_on,
         created_by=origin.actor,
         digest=digest,
     )
-    holds = [item.holds[reservation_id] for item in items]
-    return Reservation(header, holds, {(item.sku, item.warehouse): item for item in items})
+    return Reservation(header, holds, items)
 
 
-def _expiry(command: CreateReservation, items: Sequence[StockItem], now: datetime) -> datetime | None:
+def _expiry(command: CreateReservation, items: Iterable[StockItem], now: datetime) -> datetime | None:
     """One end for all holds: as asked for, else by the shortest TTL among the items' policies."""
     if command.ttl_seconds is None:
         return None
     ttl_s = command.ttl_seconds or min([item.figures.policy.hold_ttl_s for item in items])
-    return max([item.moment(now) for item in items]) + ttl_s * _SECOND
+    for item in items:
+        now = item.moment(now)  # the latest of them
+    return now + ttl_s * _SECOND
 
 
 # Expiring and relieving: the service's own -----------------------------------------------------------
@@ -223,14 +221,13 @@ def _expire(
     item: StockItem, due: Sequence[Hold], origin: Origin, now: datetime, new_command_id: Callable[[], str]
 ) -> None:
     """Release due holds that a promise needs: a command of its own, caused by the one that needs it."""
-    if due:
-        own = Origin(
-            command_id=new_command_id(),
-            actor=EXPIRY_ACTOR,
-            correlation_id=origin.correlation_id,
-            causation_id=origin.command_id,
-        )
-        _release_all(item, due, ReleaseReason.EXPIRED, own, now)
+    own = Origin(
+        command_id=new_command_id(),
+        actor=EXPIRY_ACTOR,
+        correlation_id=origin.correlation_id,
+        causation_id=origin.command_id,
+    )
+    _release_all(item, due, ReleaseReason.EXPIRED, own, now)
 
 
 def _release_all(item: StockItem, holds: Sequence[Hold], reason: ReleaseReason, origin: Origin, now: datetime) -> None:

@@ -205,7 +205,7 @@ class Decision:
     def created(self, reservation: Reservation) -> None:
         """A new reservation: its header goes into the index."""
         header = reservation.header
-        streams = tuple([reservation.item_of(hold).id for hold in reservation.holds])
+        streams = tuple([item.id for item in reservation.items.values()])  # in the order of its holds
         self._made[header.reservation_id] = KnownReservation(header, streams)
         self._made_for.setdefault(header.order_id, []).append(header.reservation_id)
         self._writes.headers.append(header)

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from functools import partial
+from operator import attrgetter
 from typing import Final, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -69,6 +70,7 @@ class Verdict(NamedTuple):
         return self.end is End.DONE and not self.code
 
 
+_RANK: Final = attrgetter("kind.rank")
 _APPLIED: Final = Verdict(End.DONE, "applied")
 _REPLAYED: Final = Verdict(End.DONE, "replayed")
 
@@ -119,7 +121,7 @@ class Clerk:
     async def _take(self, batch: Sequence[Received], ledger: _Ledger, revived: Mapping[Received, str]) -> None:
         """``revived``: ids of those that were dead, and are no more unless they are given up again."""
         messages = self._understood(batch, ledger)
-        messages.sort(key=_rank)  # stable: what one topic says of an order stays in its order
+        messages.sort(key=_RANK)  # stable: what one topic says of an order stays in its order
         answers = await self._lanes.decide(messages)
         early: list[Wait] = []
         moved: set[str] = set()
@@ -248,7 +250,3 @@ class Clerk:
                 if pause_s != PAUSE_FIRST_S:
                     self._on_trouble(None)
                 return done
-
-
-def _rank(message: Message) -> int:
-    return message.kind.rank

@@ -1,9 +1,10 @@
 """Messages on their way through the executor: those of one order one after another, all others side by side."""
 
 import asyncio
-from collections import deque
 from collections.abc import Sequence
 from typing import Final, Protocol
+
+import msgspec
 
 from write_side.intake.messages import Message
 from write_side.submission import Answer, Overloaded, Submission
@@ -25,7 +26,7 @@ class Lanes:
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
-        self._lanes: dict[str, deque[_Errand]] = {}
+        self._lanes: dict[str, list[_Errand]] = {}
         self._closed = False
 
     async def decide(self, messages: Sequence[Message]) -> list[Answer]:
@@ -42,11 +43,12 @@ class Lanes:
         self._closed = True
 
     def _join(self, errand: "_Errand") -> None:
-        lane = self._lanes.get(errand.lane)
+        name = errand.message.lane
+        lane = self._lanes.get(name)
         if lane is not None:
             lane.append(errand)
             return
-        self._lanes[errand.lane] = deque((errand,))
+        self._lanes[name] = [errand]
         self.send(errand)
 
     def send(self, errand: "_Errand") -> None:
@@ -63,12 +65,13 @@ class Lanes:
 
     def leave(self, errand: "_Errand") -> None:
         """The errand at the head of its lane is done."""
-        lane = self._lanes[errand.lane]
-        lane.popleft()
+        name = errand.message.lane
+        lane = self._lanes[name]
+        del lane[0]
         if lane:
             self.send(lane[0])
         else:
-            del self._lanes[errand.lane]
+            del self._lanes[name]
 
 
 class _Visit:
@@ -91,21 +94,17 @@ class _Visit:
 _NONE: Final = Answer(0, b"")
 
 
-class _Errand:
-    """One message, until its answer is sure."""
+class _Errand(msgspec.Struct, eq=False):
+    """One message, until its answer is sure. ``number``: its place in the visit."""
 
-    __slots__ = ("_lanes", "_message", "_number", "_visit", "lane")
-
-    def __init__(self, lanes: Lanes, message: Message, visit: _Visit, number: int) -> None:
-        self._lanes = lanes
-        self._message = message
-        self._visit = visit
-        self._number = number
-        self.lane = message.lane
+    lanes: Lanes
+    message: Message
+    visit: _Visit
+    number: int
 
     def submission(self) -> Submission:
         """What is submitted, anew each time: kept here it would be a cycle, for it names who is answered."""
-        message = self._message
+        message = self.message
         return Submission(
             message.command,
             message.digest,
@@ -121,7 +120,7 @@ class _Errand:
 
     def _answered(self, answer: Answer) -> None:
         if answer.status == UNSURE:
-            self._lanes.send_later(self)
+            self.lanes.send_later(self)
             return
-        self._visit.take(self._number, answer)
-        self._lanes.leave(self)
+        self.visit.take(self.number, answer)
+        self.lanes.leave(self)
