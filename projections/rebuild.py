@@ -8,7 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, LiteralString
 
 import msgspec
 import psycopg
@@ -16,7 +16,7 @@ from psycopg import AsyncConnection, sql
 
 from infra.event_store.log_reader import LogReader
 from projections import bulk_cache, generations
-from projections.bulk import Filled, Part, part_bounds
+from projections.bulk import TABLES, Filled, Part, part_bounds
 from projections.generations import Generation
 from projections.lane import Servers
 from projections.projector import following
@@ -83,6 +83,9 @@ async def rebuild(
         head, epoch = await _head(servers)
         generation = await generations.create(connection, epoch, servers.partitions)
         try:
+            for table in TABLES:
+                # Nothing of it is out of date before it is whole: a vacuum in the middle would only read it once more.
+                await _set_autovacuum(connection, generation, table.name, "SET (autovacuum_enabled = false)")
             cache = await _begin_cache(servers, generation)
             filled = await _fill(servers, generation, head, workers, cache, progress)
             await started.aclose()
@@ -271,10 +274,19 @@ async def _index(servers: Servers, generation: Generation, jobs: int, progress: 
                 await connection.execute(statement.encode())
                 built += 1
                 progress("indexing", built, len(statements))
+            await _set_autovacuum(connection, generation, table, "RESET (autovacuum_enabled)")
             await connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(table)))
 
     largest_first = sorted(by_table, key=lambda table: -len(by_table[table]))
     await asyncio.gather(*(build(table, by_table[table]) for table in largest_first))
+
+
+async def _set_autovacuum(
+    connection: AsyncConnection, generation: Generation, table: str, change: LiteralString
+) -> None:
+    await connection.execute(
+        sql.SQL("ALTER TABLE {} {}").format(sql.Identifier(generation.schema, table), sql.SQL(change))
+    )
 
 
 async def _connect_for_indexing(servers: Servers, generation: Generation) -> AsyncConnection:
