@@ -11,8 +11,9 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Generator, Iterator
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Generator, Iterator
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from functools import partial
 from itertools import groupby
 from operator import attrgetter
 from queue import SimpleQueue
@@ -85,19 +86,42 @@ class Filled(NamedTuple):
     """Whether the cache has it, too."""
 
 
-def fill_part(part: Part) -> Filled:
+class Connections:
+    """The open connections of this process: what one part is done with, the next one takes.
+
+    A part needs seven of them, and to open one takes the server longer than to copy a thousand rows.
+    """
+
+    def __init__(self) -> None:
+        self._idle: dict[tuple[str, str], list[psycopg.Connection]] = {}
+
+    @contextmanager
+    def borrow(self, url: str, options: str) -> Iterator[psycopg.Connection]:
+        """For one transaction, which is committed at the end; after an error rolled back, and the connection closed."""
+        idle = self._idle.setdefault((url, options), [])
+        connection = idle.pop() if idle else psycopg.connect(url, options=options)
+        with ExitStack() as until_sound:
+            until_sound.callback(connection.close)
+            yield connection
+            connection.commit()
+            until_sound.pop_all()
+        idle.append(connection)
+
+
+def fill_part(part: Part, connections: Connections) -> Filled:
     """Fold ``part`` of the log into the tables. Raises psycopg.Error if a server is away."""
     try:
-        return _fill(part, careful=False)
+        return _fill(part, connections, careful=False)
     except (*_NOT_STORABLE, psycopg.DataError):
         # Rare enough to do the part once more, looking at every row before it is written.
-        return _fill(part, careful=True)
+        return _fill(part, connections, careful=True)
 
 
-def _fill(part: Part, *, careful: bool) -> Filled:
+def _fill(part: Part, connections: Connections, *, careful: bool) -> Filled:
+    views = partial(connections.borrow, part.read_model_url, f"-c search_path={part.schema} -c synchronous_commit=off")
     with ExitStack() as stack:
-        log = stack.enter_context(psycopg.connect(part.event_store_url, options=f"-c search_path={LOG_SCHEMA}"))
-        tables = {table.name: stack.enter_context(_TableWriter(part, table)) for table in TABLES}
+        log = stack.enter_context(connections.borrow(part.event_store_url, f"-c search_path={LOG_SCHEMA}"))
+        tables = {table.name: stack.enter_context(_TableWriter(views, table)) for table in TABLES}
         filler = _Filler(tables, part.revision, careful=careful, keeps=part.cache is not None)
         # Closed by hand: a COPY that is left in the middle keeps its connection from ever being closed.
         events = stack.enter_context(closing(_read(log, part)))
@@ -105,7 +129,8 @@ def _fill(part: Part, *, careful: bool) -> Filled:
             filler.take(stream, rows)
         for writer in tables.values():
             writer.finish()
-        _write_dead_letters(part, filler.dead_letters)
+        if filler.dead_letters:
+            _write_dead_letters(stack.enter_context(views()), filler.dead_letters)
     # Not before the tables have it: what is put once is not taken back, and the tables may refuse a row.
     cached = part.cache is not None and asyncio.run(bulk_cache.put(part.cache, filler.levels, filler.warehouses))
     return Filled(filler.events, filler.streams, len(filler.dead_letters), cached)
@@ -126,17 +151,16 @@ def _read(log: psycopg.Connection, part: Part) -> Generator[LogRow]:
 class _TableWriter:
     """A COPY into one table, on a connection of its own: all of them are open at the same time."""
 
-    def __init__(self, part: Part, table: Table) -> None:
+    def __init__(self, connect: Callable[[], AbstractContextManager[psycopg.Connection]], table: Table) -> None:
         self._buffer: list[Row] = []
         self._connected = ExitStack()
         self._copying = ExitStack()
-        self._part = part
+        self._connect = connect
         self._table = table
         self._copy: Copy
 
     def __enter__(self) -> Self:
-        options = f"-c search_path={self._part.schema} -c synchronous_commit=off"
-        connection = self._connected.enter_context(psycopg.connect(self._part.read_model_url, options=options))
+        connection = self._connected.enter_context(self._connect())
         columns = sql.SQL(", ").join(map(sql.Identifier, self._table.names))
         statement = sql.SQL("COPY {} ({}) FROM STDIN (FORMAT BINARY)").format(sql.Identifier(self._table.name), columns)
         self._copy = self._copying.enter_context(connection.cursor().copy(statement))
@@ -298,11 +322,10 @@ class _Filler:
             raise UnreadableEvent("a row of it was refused: a text with a NUL")
 
 
-def _write_dead_letters(part: Part, letters: list[DeadLetter]) -> None:
-    with psycopg.connect(part.read_model_url, options=f"-c search_path={part.schema}") as connection:
-        connection.cursor().executemany(
-            "INSERT INTO dead_letters (stream, version, position, topic, error) VALUES (%s, %s, %s, %s, %s)", letters
-        )
+def _write_dead_letters(connection: psycopg.Connection, letters: list[DeadLetter]) -> None:
+    connection.cursor().executemany(
+        "INSERT INTO dead_letters (stream, version, position, topic, error) VALUES (%s, %s, %s, %s, %s)", letters
+    )
 
 
 def part_bounds(connection: psycopg.Connection, head: int, parts: int) -> list[tuple[str, str | None]]:
@@ -338,9 +361,10 @@ def main() -> None:
         os._exit(EXIT_DONE)
 
     threading.Thread(target=receive, name="parts", daemon=True).start()
+    connections = Connections()
     try:
         while True:
-            filled = fill_part(msgspec.json.decode(parts.get(), type=Part))
+            filled = fill_part(msgspec.json.decode(parts.get(), type=Part), connections)
             sys.stdout.buffer.write(msgspec.json.encode(filled) + b"\n")
             sys.stdout.buffer.flush()
     except Exception as error:  # noqa: BLE001  (whatever it is, it is told and ends the process)
