@@ -90,9 +90,7 @@ class CommandExecutor:
         self._admitted = 0
         self._clock = StoreClock()
         self._loader = Loader(store, self._memory, self._clock)
-        self._flights = Flights(
-            self._memory, self._mapper, self._clock, self._loader, self._ready, settings.batch_limit
-        )
+        self._flights = Flights(self._memory, self._mapper, self._clock, self._ready, settings.batch_limit)
         self._tasks: list[asyncio.Task[None]] = []
         self._snapshots: set[asyncio.Task[None]] = set()
         self._connected = False

@@ -15,7 +15,6 @@ from infra.event_store.mapper import EventMapper
 from infra.event_store.port import Writes
 from write_side.deciding import Round, Work, decide
 from write_side.decision import Decision, NotLoaded
-from write_side.loading import Loader
 from write_side.memory import Memory
 from write_side.store_clock import StoreClock
 
@@ -56,14 +55,12 @@ class Flights:
         memory: Memory,
         mapper: EventMapper,
         clock: StoreClock,
-        loader: Loader,
         ready: deque[Work],
         batch_limit: int,
     ) -> None:
         self._memory = memory
         self._mapper = mapper
         self._clock = clock
-        self._loader = loader
         self._ready = ready
         self._batch_limit = batch_limit
         self._gathering: Flight | None = None
@@ -123,7 +120,7 @@ class Flights:
             flight = self._gathering or self._new()
             if len(flight.batch) >= self._batch_limit:
                 return
-            if not self._loader.can_tell(ready[0].footprint):
+            if not ready[0].footprint.certain:  # whether memory has it all, deciding itself tells
                 self._gathers = False
                 return
             try:
