@@ -22,7 +22,7 @@ from benchmarks.stack import WHOLE, Parts, Stack
 
 ENDLESS_STOCK = 1_000_000_000
 _SETUP_USERS = 64
-_OK, _CREATED = 200, 201
+_CREATED = 201
 
 
 class Bench:

@@ -30,28 +30,20 @@ class Aggregate(BaseAggregate[str]):
 
     def _trigger(self, event_class: type[Event], now: datetime, origin: Origin, **facts: Any) -> None:
         """Make the next event and apply it. It occurred at ``now``, but never before the stream's last event."""
-        self._happen(
-            event_class(
-                originator_id=self._id,
-                originator_version=self._version + 1,
-                timestamp=self.moment(now),
-                origin=origin,
-                **facts,
-            )
+        event = event_class(
+            originator_id=self._id,
+            originator_version=self._version + 1,
+            timestamp=self.moment(now),
+            origin=origin,
+            **facts,
         )
-
-    def _happen(self, event: Event) -> None:
-        """Apply ``event``, which was made as the next of this stream."""
         self._remember(event)
         self._fold(event)
         self.new_events.append(event)
 
     def moment(self, now: datetime) -> datetime:
         """When an event that is triggered at ``now`` occurs: never before the stream's last."""
-        last = self._modified_on
-        if now > last:
-            return now
-        return last
+        return max(now, self._modified_on)
 
     def evolve(self, event: Event) -> None:
         """Fold the next event of the stream in. Raises the library's errors if it is not the next, or another's."""

@@ -169,8 +169,7 @@ class Allocation:
         return distance_km(ship_to, Coordinates(details.latitude, details.longitude))
 
     def _free(self, item: StockItem) -> int:
-        free = item.promisable(self._now)
-        return free - self.taken.get(item.id, 0) if self.taken else free
+        return item.promisable(self._now) - self.taken.get(item.id, 0)
 
     def _amount(self, wanted: int, free: int) -> int:
         if wanted <= free:
@@ -179,9 +178,8 @@ class Allocation:
 
     def _take(self, item: StockItem, quantity: int) -> None:
         if quantity:
-            stream = item.id
-            self.items[stream] = item
-            self.taken[stream] = self.taken.get(stream, 0) + quantity
+            self.items[item.id] = item
+            self.taken[item.id] = self.taken.get(item.id, 0) + quantity
 
     def _choose(self, sku: str, item: StockItem, quantity: int, free: int) -> None:
         if quantity:

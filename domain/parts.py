@@ -25,7 +25,5 @@ def parts_of(moves: Sequence[tuple[str, str, int]]) -> list[Part]:
     if not moves:
         return []
     of = len(moves)
-    parts = [Part(1, of, tuple(starmap(Allocated, moves)))]
-    if of > 1:
-        parts += [Part(number, of) for number in range(2, of + 1)]
-    return parts
+    first = Part(1, of, tuple(starmap(Allocated, moves)))
+    return [first, *[Part(number, of) for number in range(2, of + 1)]]

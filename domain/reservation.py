@@ -160,17 +160,24 @@ def create(
     for item, quantity in zip(allocation.items.values(), allocation.taken.values(), strict=True):
         planned.append((item, quantity, item.due_for(quantity, now, MAX_RELEASES)))
         moves.append((item.sku, item.warehouse, quantity))
-    shortages = tuple(allocation.shortages)
-    request: ReservationRequest | None = ReservationRequest(
-        lines, digest, command.customer_ref, shortages, tuple(allocation.choices)
+    request = ReservationRequest(
+        lines, digest, command.customer_ref, tuple(allocation.shortages), tuple(allocation.choices)
     )
     expires_at = _expiry(command, allocation.items.values(), now)
     holds, items = [], {}
     for (item, quantity, expired), part in zip(planned, parts_of(moves), strict=True):
-        if expired:
-            _expire(item, expired, origin, now, new_command_id)
-        item.reserve(reservation_id, command.order_id, quantity, expires_at, command.kind, origin, now, part, request)
-        request = None  # part 1 says it for all
+        _expire(item, expired, origin, now, new_command_id)
+        item.reserve(
+            reservation_id,
+            command.order_id,
+            quantity,
+            expires_at,
+            command.kind,
+            origin,
+            now,
+            part,
+            request if part.number == 1 else None,
+        )
         holds.append(item.holds[reservation_id])
         items[item.sku, item.warehouse] = item
     header = ReservationHeader(
@@ -179,7 +186,7 @@ def create(
         kind=command.kind,
         customer_ref=command.customer_ref,
         lines=lines,
-        shortages=shortages,
+        shortages=request.shortages,
         created_at=planned[0][0].modified_on,
         created_by=origin.actor,
         digest=digest,
@@ -221,13 +228,14 @@ def _expire(
     item: StockItem, due: Sequence[Hold], origin: Origin, now: datetime, new_command_id: Callable[[], str]
 ) -> None:
     """Release due holds that a promise needs: a command of its own, caused by the one that needs it."""
-    own = Origin(
-        command_id=new_command_id(),
-        actor=EXPIRY_ACTOR,
-        correlation_id=origin.correlation_id,
-        causation_id=origin.command_id,
-    )
-    _release_all(item, due, ReleaseReason.EXPIRED, own, now)
+    if due:
+        own = Origin(
+            command_id=new_command_id(),
+            actor=EXPIRY_ACTOR,
+            correlation_id=origin.correlation_id,
+            causation_id=origin.command_id,
+        )
+        _release_all(item, due, ReleaseReason.EXPIRED, own, now)
 
 
 def _release_all(item: StockItem, holds: Sequence[Hold], reason: ReleaseReason, origin: Origin, now: datetime) -> None:

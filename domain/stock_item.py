@@ -294,22 +294,19 @@ class StockItem(Aggregate):
         if quantity > self._free:
             available = max(0, self.promisable(now))
             raise InsufficientStock([Shortage(self.sku, quantity, available, self.warehouse)])
-        self._happen(  # as _trigger does it for all others, without a dictionary of the facts
-            Reserved(
-                originator_id=self._id,
-                originator_version=self._version + 1,
-                timestamp=self.moment(now),
-                origin=origin,
-                reservation_id=reservation_id,
-                part=part.number,
-                parts=part.of,
-                allocations=part.allocations,
-                order_id=order_id,
-                quantity=quantity,
-                expires_at=expires_at,
-                kind=kind,
-                request=request,
-            )
+        self._trigger(
+            Reserved,
+            now,
+            origin,
+            reservation_id=reservation_id,
+            part=part.number,
+            parts=part.of,
+            allocations=part.allocations,
+            order_id=order_id,
+            quantity=quantity,
+            expires_at=expires_at,
+            kind=kind,
+            request=request,
         )
 
     def commit(self, reservation_id: str, quantity: int, origin: Origin, now: datetime, part: Part = WHOLE) -> None:

@@ -85,7 +85,7 @@ def nothing_for_the_collector() -> Iterator[None]:
     """AssertionError if what was done inside left cycles of our own objects behind.
 
     A process with caches never looks twice at what was there when it looked (decision 13): a cycle that is alive
-    then is a leak for ever.
+    then is a leak for ever. Structs that hide from it (``gc=False``) are not seen; those hold nobody who could hold them.
     """
     gc.collect()
     gc.disable()

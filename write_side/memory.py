@@ -180,8 +180,8 @@ class Memory:
         """Snapshots worth taking: at least ``snapshot_every`` events old, more for items with many holds."""
         due = []
         for item in items:
-            if item.version < self._snapshot_every or item.new_events:
-                continue  # too young, or decided ahead and not in the log yet
+            if item.new_events:
+                continue  # decided ahead: not in the log yet
             age = item.version - self._snapshot_versions.get(item.id, 0)
             if age >= max(self._snapshot_every, len(item.holds)):
                 state = msgspec.json.encode(item.to_state())

@@ -45,7 +45,7 @@ def w4k_intake(bench: Bench) -> list[CaseResult]:
 
 @contextmanager
 def _held(pid: int) -> Iterator[None]:
-    """The process stands still meanwhile, for less time than its group waits for it (10 s)."""
+    """The process stands still meanwhile. Its group waits 10 s for it, which are some 700,000 orders."""
     os.kill(pid, signal.SIGSTOP)
     try:
         yield
@@ -69,6 +69,8 @@ class _Intake:
         numbers = chooser.choices(range(items.count), k=int(seconds * _ORDERS_PER_SECOND))
         rise, meter = self.take_in(items, numbers)
         waiting = rise.last.value - rise.first.value
+        if not waiting:
+            raise BenchFailedError("the intake had taken in all orders before it was looked at")
         words = [f"{name} {share:.0%}" for name, share in meter.shares().items() if share >= 0.01]  # noqa: PLR2004 - a percent
         each = f"{rise.cpu_us:.0f} µs of processor for each in the intake"
         return Round(rise.per_second, Histogram(), ", ".join([f"{waiting:,.0f} waited", each, *words]))

@@ -119,6 +119,37 @@ async def test_rebuilt_views_are_the_followed_ones(
     assert REFILLED not in caplog.messages  # it came with the tables
 
 
+def options_of(at: Servers, schema: str) -> dict[str, list[str]]:
+    """The storage options of each table of a generation."""
+    with psycopg.connect(at.read_model_url) as connection:
+        return dict(
+            connection.execute(
+                "SELECT relname, coalesce(reloptions, '{}') FROM pg_class"
+                " WHERE relkind = 'r' AND relnamespace = %s::regnamespace",
+                [schema],
+            ).fetchall()
+        )
+
+
+async def test_tables_are_left_alone_by_autovacuum_until_they_are_whole(log: LogWriter, at: Servers) -> None:
+    log.append(played_seed(3).log)
+    first, _ = await followed(at)
+    after = f"{first.schema.removesuffix(str(first.number))}{first.number + 1}"
+    meanwhile: list[dict[str, list[str]]] = []
+
+    def progress(step: str, _done: int, _of: int) -> None:
+        if step == "filling":
+            meanwhile.append(options_of(at, after))
+
+    built = await rebuild(at, progress=progress)
+    assert built.generation.schema == after
+    assert meanwhile
+    for options in meanwhile:
+        for table in bulk.TABLES:
+            assert "autovacuum_enabled=false" in options[table.name]
+    assert options_of(at, after) == options_of(at, first.schema)
+
+
 async def test_a_cache_that_is_lost_meanwhile_is_filled_from_the_tables(
     log: LogWriter, at: Servers, caplog: pytest.LogCaptureFixture
 ) -> None:
