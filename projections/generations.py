@@ -4,13 +4,12 @@ A generation is a schema of tables, a prefix of keys in Redis, and a runner; not
 """
 
 import logging
-import re
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from hashlib import blake2b
 from importlib.resources import files
-from typing import Final, Literal
+from typing import Final, Literal, LiteralString, cast
 
 import msgspec
 from psycopg import AsyncConnection, sql
@@ -182,18 +181,14 @@ async def build_indexes(connection: AsyncConnection, generation: Generation) -> 
         await _run_file(connection, generation, "indexes.sql")
 
 
-def index_statements() -> list[str]:
-    """The statements that :func:`build_indexes` runs, for whoever runs them side by side."""
+def index_statements() -> tuple[list[LiteralString], list[LiteralString]]:
+    """What :func:`build_indexes` runs, for whoever runs it side by side: the indexes, then the keys made of them."""
     lines = _VIEWS.joinpath("indexes.sql").read_text(encoding="utf-8").splitlines()
-    text = "\n".join(line for line in lines if not line.startswith("--"))
-    return [statement.strip() for statement in text.split(";") if statement.strip()]
-
-
-def indexed_table(statement: str) -> str:
-    """The table of one of those statements."""
-    found = re.search(r"ALTER TABLE (\w+)| ON (\w+)", statement)
-    assert found is not None, statement
-    return found[1] or found[2]
+    text = " ".join(line for line in lines if not line.startswith("--"))
+    # As literal as what is written into a program: the file is part of it.
+    statements = cast("list[LiteralString]", [part.strip() for part in text.split(";") if part.strip()])
+    builds = [statement for statement in statements if statement.startswith("CREATE")]
+    return builds, statements[len(builds) :]
 
 
 class StillRead(Exception):

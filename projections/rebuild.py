@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from typing import Final, LiteralString
@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 
 EVENTS_PER_PART: Final = 25_000
 """Small enough for the bar to move, and for the processes to finish at about the same time."""
+PARTS_PER_VACUUM: Final = 6
+"""Few enough for what they wrote to be in PostgreSQL's memory still."""
+SORT_MEMORY: Final = "16MB"
+"""Of an index's build. What the processor's cache holds is sorted and then merged faster than all of it at once."""
 POLL_S: Final = 0.05
 PATIENCE_S: Final = 120.0
 """How long a new generation may stand still before it is given up; a cache of millions of rows is filled in silence."""
@@ -194,14 +198,26 @@ async def _fill(
     ]
     filled: list[Filled] = []
     waiting = iter(parts)
+    vacuum_is_due = asyncio.Event()
 
     async def work(worker: _Worker) -> None:
         for part in waiting:
             filled.append(await worker.fill(part))
             progress("filling", sum(each.events for each in filled), head)
+            if len(filled) % PARTS_PER_VACUUM == 0 or len(filled) == len(parts):
+                vacuum_is_due.set()
+
+    async def vacuum() -> None:
+        async with await _connect(servers, generation) as connection:
+            whole = False
+            while not whole:
+                await vacuum_is_due.wait()
+                vacuum_is_due.clear()
+                whole = len(filled) == len(parts)
+                await _freeze(connection)
 
     progress("filling", 0, head)
-    working = [asyncio.ensure_future(work(worker)) for worker in workers]
+    working = [asyncio.ensure_future(task) for task in (vacuum(), *map(work, workers))]
     try:
         await asyncio.gather(*working)
     finally:
@@ -209,6 +225,16 @@ async def _fill(
             task.cancel()
         await asyncio.gather(*working, return_exceptions=True)
     return filled
+
+
+async def _freeze(connection: AsyncConnection) -> None:
+    """Note on the pages written so far that their rows are committed, and for good.
+
+    Otherwise whoever reads a row first does so, which are the builds of the indexes: by then most pages have left
+    PostgreSQL's memory, and each would be written again, some of them with an image in the write-ahead log.
+    """
+    for table in TABLES:
+        await connection.execute(sql.SQL("VACUUM (FREEZE, TRUNCATE FALSE) {}").format(sql.Identifier(table.name)))
 
 
 class Stalled(Exception):
@@ -259,26 +285,39 @@ async def _worker() -> AsyncIterator[_Worker]:
 
 
 async def _index(servers: Servers, generation: Generation, jobs: int, progress: Progress) -> None:
-    """Build keys and indexes, ``jobs`` tables at a time: those of one table would wait for each other."""
-    statements = generations.index_statements()
-    by_table: dict[str, list[str]] = {}
-    for statement in statements:
-        by_table.setdefault(generations.indexed_table(statement), []).append(statement)
+    """Build the indexes, ``jobs`` at a time, then what is quick once they are there: keys and statistics."""
+    builds, keys = generations.index_statements()
     built = 0
-    turn = asyncio.Semaphore(jobs)
 
-    async def build(table: str, of_table: list[str]) -> None:
+    def done() -> None:
         nonlocal built
-        async with turn, await _connect_for_indexing(servers, generation) as connection:
-            for statement in of_table:
-                await connection.execute(statement.encode())
-                built += 1
-                progress("indexing", built, len(statements))
-            await _set_autovacuum(connection, generation, table, "RESET (autovacuum_enabled)")
-            await connection.execute(sql.SQL("ANALYZE {}").format(sql.Identifier(table)))
+        built += 1
+        progress("indexing", built, len(builds))
 
-    largest_first = sorted(by_table, key=lambda table: -len(by_table[table]))
-    await asyncio.gather(*(build(table, by_table[table]) for table in largest_first))
+    async with AsyncExitStack() as connected:
+        connections = [await connected.enter_async_context(await _connect(servers, generation)) for _ in range(jobs)]
+        await _side_by_side(connections, [sql.SQL(build) for build in builds], done)
+        for key in keys:
+            await connections[0].execute(sql.SQL(key))
+        for table in TABLES:
+            await _set_autovacuum(connections[0], generation, table.name, "RESET (autovacuum_enabled)")
+        await _side_by_side(
+            connections, [sql.SQL("ANALYZE {}").format(sql.Identifier(table.name)) for table in TABLES], lambda: None
+        )
+
+
+async def _side_by_side(
+    connections: Sequence[AsyncConnection], statements: Iterable[sql.SQL | sql.Composed], done: Callable[[], None]
+) -> None:
+    """Run ``statements``, each on whichever connection is free; ``done`` is called after each."""
+    waiting = iter(statements)
+
+    async def run(connection: AsyncConnection) -> None:
+        for statement in waiting:
+            await connection.execute(statement)
+            done()
+
+    await asyncio.gather(*map(run, connections))
 
 
 async def _set_autovacuum(
@@ -289,8 +328,12 @@ async def _set_autovacuum(
     )
 
 
-async def _connect_for_indexing(servers: Servers, generation: Generation) -> AsyncConnection:
-    options = f"-c search_path={generation.schema} -c maintenance_work_mem=256MB -c synchronous_commit=off"
+async def _connect(servers: Servers, generation: Generation) -> AsyncConnection:
+    """To the tables of ``generation``; an index's build gets no processes beside its own."""
+    options = (
+        f"-c search_path={generation.schema} -c maintenance_work_mem={SORT_MEMORY}"
+        " -c max_parallel_maintenance_workers=0 -c synchronous_commit=off"
+    )
     return await AsyncConnection.connect(servers.read_model_url, autocommit=True, options=options)
 
 

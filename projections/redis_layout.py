@@ -18,7 +18,6 @@ value is its version (8 bytes, little-endian) and then its JSON document.
 
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from functools import lru_cache
 from struct import Struct
 from typing import Final, NamedTuple
 
@@ -89,7 +88,6 @@ class LevelHeader(NamedTuple):
         return bool(self.flags & STALE)
 
 
-@lru_cache(8_192)
 def microseconds(at: datetime) -> int:
     """``at`` as microseconds since 1970, exact (a float of seconds is not)."""
     return (at - _EPOCH) // _MICROSECOND

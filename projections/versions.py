@@ -7,5 +7,5 @@ fold and shape alone, a reader reads those of its own shape. Always read as attr
 FOLD_VERSION = 1
 """Raised whenever a fold comes to write something else for the same events: views must then be built anew."""
 
-SHAPE_VERSION = 1
+SHAPE_VERSION = 2
 """Raised whenever a table, or what Redis keeps, changes its shape: older code could not read it."""

@@ -9,6 +9,7 @@ from msgspec import Meta
 
 from domain.errors import UnknownStockItem
 from domain.values import Reference, Sku, Version, WarehouseCode
+from projections.binary import buckets_from
 from projections.views.movements import Movement, MovementDocument, MovementType
 from read_api.clock import ReadClock
 from read_api.current import Current
@@ -92,7 +93,7 @@ def movement_from(row: Row) -> Movement:
     *values, reference_type, reference_id = row
     fields = dict(zip(_FIELDS, values, strict=True))
     fields["type"] = MovementType(fields["type"])
-    fields["before"], fields["after"] = tuple(fields["before"]), tuple(fields["after"])
+    fields["before"], fields["after"] = buckets_from(fields["before"]), buckets_from(fields["after"])
     fields["metadata"] = None if fields["metadata"] is None else _metadata.decode(fields["metadata"])
     reference = None if reference_id is None else Reference(type=reference_type, id=reference_id)
     return Movement(**fields, reference=reference)

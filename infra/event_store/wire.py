@@ -29,13 +29,14 @@ def int8(value: int) -> bytes:
     return _INT8.pack(value)
 
 
-@lru_cache(8_192)
 def microseconds(value: datetime) -> int:
-    """Since 2000-01-01 UTC. Kept, because an event's time goes into many columns, and rows are written in the same instant."""
+    """Since 2000-01-01 UTC."""
     return (value - _EPOCH) // _MICROSECOND
 
 
+@lru_cache(8_192)
 def timestamptz(value: datetime) -> bytes:
+    """Kept, because what is written together mostly says the same instant."""
     return _INT8.pack(microseconds(value))
 
 

@@ -5,6 +5,7 @@ Rows are dicts by column, as the tables name them.
 
 from datetime import datetime
 from operator import attrgetter
+from struct import Struct
 from typing import Any, Final
 
 import msgspec
@@ -120,6 +121,8 @@ HEADER_COLUMNS: Final = (
 )
 
 _buckets = attrgetter(*BUCKETS)
+_SEVEN: Final = Struct("!7q")
+"""``before`` and ``after`` as the tables keep them."""
 
 
 def plain(value: Any) -> Any:
@@ -213,8 +216,8 @@ def movement_row(event: Any, replay: ItemReplay) -> tuple[Any, ...]:
         event.timestamp,
         _quantity(event),
         "REFUND" if kind is Released and event.bucket is Bucket.COMMITTED else _TYPES[kind],
-        list(_buckets(replay.before)),
-        list(_buckets(replay.item.figures)),
+        _SEVEN.pack(*_buckets(replay.before)),
+        _SEVEN.pack(*_buckets(replay.item.figures)),
         origin.actor,
         origin.correlation_id,
         _reason(event),
@@ -344,6 +347,11 @@ def warehouse_row(warehouse: Warehouse) -> dict[str, Any]:
         "stale": False,
         "details": plain(details),
     }
+
+
+def read_buckets(stored: bytes) -> Any:
+    """What ``before`` or ``after`` of a movement says; bytes that are no buckets say themselves."""
+    return _SEVEN.unpack(stored) if len(stored) == _SEVEN.size else stored
 
 
 def read_json(text: str | bytes | None) -> Any:

@@ -85,7 +85,8 @@ CREATE TABLE holds (
 ) WITH (fillfactor = 80, autovacuum_vacuum_scale_factor = 0.1);
 
 -- What moved: one row per event that moved a quantity, never changed.
--- `before` and `after`: on_hand, reserved, committed, damaged, quarantined, in_transit, incoming.
+-- `before` and `after`: on_hand, reserved, committed, damaged, quarantined, in_transit, incoming, as
+-- big-endian integers of 8 bytes each.
 CREATE TABLE movements (
     version         bigint NOT NULL,
     at              timestamptz NOT NULL,
@@ -93,8 +94,8 @@ CREATE TABLE movements (
     sku             text COLLATE "C" NOT NULL,
     warehouse       text COLLATE "C" NOT NULL,
     type            text COLLATE "C" NOT NULL,
-    before          bigint[] NOT NULL,
-    after           bigint[] NOT NULL,
+    before          bytea NOT NULL,
+    after           bytea NOT NULL,
     actor           text COLLATE "C" NOT NULL,
     correlation_id  text COLLATE "C" NOT NULL,
     reason          text COLLATE "C",

@@ -150,6 +150,31 @@ async def test_tables_are_left_alone_by_autovacuum_until_they_are_whole(log: Log
     assert options_of(at, after) == options_of(at, first.schema)
 
 
+async def test_rows_are_frozen_before_the_indexes_are_built(log: LogWriter, at: Servers) -> None:
+    log.append(played_seed(3).log)
+    await followed(at)
+    frozen: list[set[str]] = []
+
+    def progress(step: str, _done: int, _of: int) -> None:
+        if step == "indexing":
+            frozen.append(wholly_visible(at))
+
+    await rebuild(at, progress=progress)
+    assert frozen[0] >= {"movements", "holds", "reservations", "stock_levels"}
+
+
+def wholly_visible(at: Servers) -> set[str]:
+    """The tables of the newest generation of which every page is known to be visible to everybody."""
+    with psycopg.connect(at.read_model_url) as connection:
+        return {
+            name
+            for (name,) in connection.execute(
+                "SELECT relname FROM pg_class WHERE relpages > 0 AND relallvisible = relpages AND relkind = 'r' AND"
+                " relnamespace = (SELECT max(schema_name)::regnamespace FROM stockhold_views.generations)"
+            ).fetchall()
+        }
+
+
 async def test_a_cache_that_is_lost_meanwhile_is_filled_from_the_tables(
     log: LogWriter, at: Servers, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -23,6 +23,7 @@ from projections.binary import (
     TIME,
     Column,
     Table,
+    buckets_from,
 )
 
 TABLE = Table(
@@ -66,7 +67,7 @@ ROWS = st.lists(
 def sample(module_database_url: str) -> Iterator[psycopg.Connection]:
     with psycopg.connect(module_database_url, autocommit=True) as connection:
         connection.execute(
-            "CREATE TABLE sample (number bigint, counts bigint[], at timestamptz, truth boolean, first text,"
+            "CREATE TABLE sample (number bigint, counts bytea, at timestamptz, truth boolean, first text,"
             " second text, document json, cost numeric, last text, id bigserial)"
         )
         yield connection
@@ -77,12 +78,12 @@ def read(connection: psycopg.Connection) -> list[Any]:
         "SELECT number, counts, at, truth, first, second, document::text, cost, last FROM sample ORDER BY id"
     ).fetchall()
     connection.execute("TRUNCATE sample")
-    return rows
+    return [(number, buckets_from(counts), *rest) for number, counts, *rest in rows]
 
 
 def as_read(rows: Sequence[tuple[Any, ...]]) -> list[Any]:
     return [
-        (number, list(counts), at, truth, first, second, document and document.decode(), cost, last)
+        (number, counts, at, truth, first, second, document and document.decode(), cost, last)
         for number, counts, at, truth, first, second, document, cost, last in rows
     ]
 

@@ -83,9 +83,3 @@ def test_a_row_has_a_value_for_each_column() -> None:
         encoded = table.copy_rows([row])
         assert int.from_bytes(encoded[:2], "big") == len(table.columns)
     assert level_from(level_row(level, 5)[:-1]) == level
-
-
-def test_arrays_of_buckets_are_sliced_out_of_a_flat_one() -> None:
-    statement = MOVEMENTS.unnested()
-    number = 1 + MOVEMENTS.names.index("before")
-    assert f"(${number}::bigint[])[(r.n - 1) * 7 + 1 : r.n * 7]" in statement
