@@ -233,6 +233,10 @@ async def _freeze(connection: AsyncConnection) -> None:
     Otherwise whoever reads a row first does so, which are the builds of the indexes: by then most pages have left
     PostgreSQL's memory, and each would be written again, some of them with an image in the write-ahead log.
     """
+    # What was committed without waiting for the disk counts as committed once the disk has it: wait for it now.
+    await connection.execute(
+        "SELECT set_config('synchronous_commit', 'on', true), pg_logical_emit_message(true, 'stockhold', '')"
+    )
     for table in TABLES:
         await connection.execute(sql.SQL("VACUUM (FREEZE, TRUNCATE FALSE) {}").format(sql.Identifier(table.name)))
 
