@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+import struct
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -114,11 +115,11 @@ def folded(events: list[Event]) -> dict[str, list[dict[str, Any]]]:
 
 
 def comparable(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """As both sides can say it: JSON and arrays apart, in key order."""
+    """As both sides can say it: without JSON, buckets as they are stored, in key order."""
     left_out = {"revision", "shipments", "metadata"}
     plain = [
         {
-            name: list(value) if isinstance(value, tuple) else value
+            name: struct.pack("!7q", *value) if isinstance(value, tuple) else value
             for name, value in row.items()
             if name not in left_out
         }
