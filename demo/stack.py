@@ -135,7 +135,7 @@ def running_stack(urls: Urls, *, kafka: bool = False) -> Stack:
     """
     servers = os.environ.get(KAFKA_SERVERS, "")
     if kafka and not servers:
-        raise DemoError(f"{KAFKA_SERVERS} does not name the brokers of that stack", NOT_REACHABLE)
+        raise DemoError(f"{KAFKA_SERVERS} is not set: with --kafka it names the brokers of that stack", NOT_REACHABLE)
     brokers = Brokers(servers, os.environ.get(KAFKA_PREFIX, "")) if kafka else None
     return Stack(urls, is_own=False, environment=os.environ, brokers=brokers)
 

@@ -45,6 +45,9 @@ def demo(
     """
     if bool(command_url) != bool(read_url):
         raise Refusal("--command-url and --read-url go together")
+    for url in filter(None, (command_url, read_url)):
+        if not url.startswith(("http://", "https://")):
+            raise Refusal(f"{url} is no address of an API: it begins with http://")
     missing = [package for package in NEEDED if find_spec(package) is None]
     if missing:
         raise Refusal(f"the demo needs {', '.join(missing)}: install stockhold[demo]", EXIT_UNREACHABLE)

@@ -64,11 +64,14 @@ def rebuild(
     _refuse_unknown(views or [])
     if switch_back and to is not None:
         raise Refusal("--switch-back names the generation itself: leave out --to")
+    switching = switch_back or to is not None
     if build is None:
-        build = not (switch_back or retire or to is not None)
-    if build and (switch_back or to is not None):
+        build = not (switching or retire)
+    if build and switching:
         raise Refusal("what is built is read from then on: --build goes with neither --switch-back nor --to")
-    wanted = _Wanted(build=build, jobs=jobs, check=check, switch=switch_back or to is not None, to=to, retire=retire)
+    if not (check or build or switching):
+        raise Refusal("--no-verify goes with building or switching: retiring verifies nothing")
+    wanted = _Wanted(build=build, jobs=jobs, check=check, switch=switching, to=to, retire=retire)
     with stack_urls(data) as urls:
         facts = asyncio.run(_run(urls, wanted))
     answer(facts, _summary(facts), as_json=json)

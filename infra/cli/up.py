@@ -53,6 +53,8 @@ def up(
     if unknown:
         raise Refusal(f"--without knows {', '.join(ROLES)}, not {', '.join(sorted(unknown))}", EXIT_USAGE)
     settings = load_settings()
+    if worker_processes > 1 and not (kafka or settings.kafka_servers):
+        raise Refusal("--worker-processes goes with --kafka: without it one projector keeps the views")
     if not (insecure_listen or settings.insecure_listen) and not is_loopback(host):
         raise Refusal(
             f"{host} can be reached from other machines and there is no authentication yet: add --insecure-listen"

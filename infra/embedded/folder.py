@@ -4,6 +4,8 @@ DIR/lock            held by the supervisor for as long as its stack runs; its id
 DIR/secrets.json    the servers' passwords, made once
 DIR/running.json    the addresses of the stack that runs now
 DIR/postgres, DIR/valkey, DIR/logs
+
+A folder that holds other things and none of these is not made one: they would lie among each other.
 """
 
 import fcntl
@@ -20,6 +22,9 @@ from infra.embedded.service_user import ServiceUser, let_reach, service_user
 
 PASSWORD_BYTES = 24
 LOG_BYTES_KEPT = 8 * 2**20
+_OURS = frozenset({"lock", "secrets.json", "postgres", "valkey", "logs"})
+_OF_NOBODY = frozenset({"lost+found"})
+"""What a disk that is mounted there brings along."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +53,15 @@ class DataFolder:
     def open(self) -> None:
         """Make the folder if it is missing, and see to it that the servers' account gets in.
 
-        Raises DataFolderError if it cannot be made or entered.
+        Raises DataFolderError if it cannot be made or entered, or is somebody else's.
         """
         try:
             self.path.mkdir(parents=True, exist_ok=True)
+            names = {entry.name for entry in self.path.iterdir()} - _OF_NOBODY
+            if names and not names & _OURS:
+                raise DataFolderError(
+                    f"the data folder {self.path} holds other things ({min(names)}): name a new or an empty one"
+                )
             self.user = service_user(self.path / "postgres")
             # Under root the servers' account must pass through; what it must not read is closed by itself.
             if self.path.stat().st_uid == os.geteuid():

@@ -111,3 +111,9 @@ def test_a_stack_that_is_not_there_is_not_reachable():
 
 def test_half_of_a_running_stack_is_wrong_usage():
     assert run_demo("--command-url", "http://127.0.0.1:9").returncode == 2
+
+
+def test_an_address_without_a_scheme_is_wrong_usage():
+    run = run_demo("--command-url", "localhost:8000", "--read-url", "http://localhost:8001")
+    assert run.returncode == 2
+    assert "localhost:8000 is no address of an API" in run.stderr

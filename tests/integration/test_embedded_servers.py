@@ -157,6 +157,19 @@ def test_a_cluster_of_another_kind_in_the_way_is_left_alone(data_dir: Path) -> N
     assert (data_dir / "postgres" / "thesis.txt").read_text() == "years of work"
 
 
+def test_a_folder_of_other_things_is_left_alone(data_dir: Path) -> None:
+    (data_dir / "thesis.txt").write_text("years of work")
+    with pytest.raises(DataFolderError, match=r"holds other things \(thesis.txt\)"), embedded_servers(data_dir):
+        pass
+    assert [entry.name for entry in data_dir.iterdir()] == ["thesis.txt"]
+
+
+def test_a_disk_of_its_own_counts_as_empty(data_dir: Path) -> None:
+    (data_dir / "lost+found").mkdir()
+    with DataFolder(data_dir).locked():
+        pass
+
+
 def test_an_interrupted_initdb_is_made_anew(data_dir: Path) -> None:
     half = data_dir / "postgres.new"
     half.mkdir()

@@ -512,3 +512,4 @@ async def test_the_commands(log: LogWriter, at: Servers, redis_url: str) -> None
 
     assert stockhold(at, redis_url, "rebuild", "prices").returncode == 2
     assert stockhold(at, redis_url, "rebuild", "--to", "9").returncode == 2
+    assert stockhold(at, redis_url, "rebuild", "--retire", "--no-verify").returncode == 2

@@ -175,7 +175,13 @@ def test_listening_to_others_takes_an_explicit_word(data_dir: Path, host: str) -
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--command-port", "70000"], ["--without", "everything"], ["--command-processes", "-1"], ["--unknown"]],
+    [
+        ["--command-port", "70000"],
+        ["--without", "everything"],
+        ["--command-processes", "-1"],
+        ["--worker-processes", "2"],
+        ["--unknown"],
+    ],
 )
 def test_wrong_usage_is_exit_code_2(data_dir: Path, arguments: list[str]) -> None:
     assert run("up", "--data", str(data_dir / "new"), *arguments).returncode == 2
