@@ -299,7 +299,10 @@ async def _index(servers: Servers, generation: Generation, jobs: int, progress: 
         progress("indexing", built, len(builds))
 
     async with AsyncExitStack() as connected:
-        connections = [await connected.enter_async_context(await _connect(servers, generation)) for _ in range(jobs)]
+        connections = [
+            await connected.enter_async_context(await _connect(servers, generation))
+            for _ in range(min(jobs, len(builds)))
+        ]
         await _side_by_side(connections, [sql.SQL(build) for build in builds], done)
         for key in keys:
             await connections[0].execute(sql.SQL(key))
