@@ -3,7 +3,7 @@
 DIR/lock            held by the supervisor for as long as its stack runs; its id is inside
 DIR/secrets.json    the servers' passwords, made once
 DIR/running.json    the addresses of the stack that runs now
-DIR/postgres, DIR/valkey, DIR/logs
+DIR/postgres, DIR/valkey, DIR/kafka, DIR/logs
 
 A folder that holds other things and none of these is not made one: they would lie among each other.
 """
@@ -22,7 +22,7 @@ from infra.embedded.service_user import ServiceUser, let_reach, service_user
 
 PASSWORD_BYTES = 24
 LOG_BYTES_KEPT = 8 * 2**20
-_OURS = frozenset({"lock", "secrets.json", "postgres", "valkey", "logs"})
+_OURS = frozenset({"lock", "secrets.json", "logs", "postgres", "postgres.new", "valkey", "kafka"})
 _OF_NOBODY = frozenset({"lost+found"})
 """What a disk that is mounted there brings along."""
 

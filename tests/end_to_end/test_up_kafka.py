@@ -117,8 +117,9 @@ async def test_an_order_comes_in_is_answered_and_shows_in_the_views(up: Up) -> N
     await send(up, about("order.shipped", "o1"))
     await eventually_async(lambda: status_of(up, "o1") == "SHIPPED", PATIENCE_S)
     assert status_of(up, "o2") is None
-    shown = level(up, "TEA")
-    assert (shown["on_hand"], shown["sold"], shown["available"]) == (6, 4, 6)
+    # The cache, which levels are read from, follows the tables.
+    wanted = {"on_hand": 6, "sold": 4, "available": 6}
+    await eventually_async(lambda: wanted.items() <= level(up, "TEA").items(), PATIENCE_S)
 
 
 async def test_a_broker_that_is_killed_is_back_and_nothing_is_lost(up: Up, module_data_dir: Path) -> None:

@@ -78,7 +78,7 @@ def test_a_stack_without_has_none(stockhold):
 def test_the_environment_names_the_brokers_of_a_running_stack(monkeypatch):
     urls = Urls("http://c", "http://r")
     monkeypatch.delenv("STOCKHOLD_KAFKA_SERVERS", raising=False)
-    with pytest.raises(DemoError, match="STOCKHOLD_KAFKA_SERVERS does not name") as error:
+    with pytest.raises(DemoError, match="STOCKHOLD_KAFKA_SERVERS is not set") as error:
         running_stack(urls, kafka=True)
     assert error.value.exit_code == NOT_REACHABLE
     monkeypatch.setenv("STOCKHOLD_KAFKA_SERVERS", "theirs:9092")

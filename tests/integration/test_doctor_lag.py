@@ -165,10 +165,13 @@ async def test_who_keeps_which_generation_is_told(at: Servers) -> None:
         await ready.wait()
         found, (old, new) = await inspect_generations(at.read_model_url)
         assert [each.number for each in found] == [1, 2]
+        shape = f"shape {versions.SHAPE_VERSION}"
         assert old == Finding(
-            "generation 1", True, "not read, fold 7, shape 1, nobody keeps it up to date at this moment, 0 dead letters"
+            "generation 1",
+            True,
+            f"not read, fold 7, {shape}, nobody keeps it up to date at this moment, 0 dead letters",
         )
-        assert new == Finding("generation 2", True, "read, fold 1, shape 1, kept up to date, 0 dead letters")
+        assert new == Finding("generation 2", True, f"read, fold 1, {shape}, kept up to date, 0 dead letters")
     finally:
         stop.set()
         await task
